@@ -1,0 +1,152 @@
+//! The capture: everything that one recording learned, with nothing interpreted yet.
+//!
+//! What enters is what the kernel side and the target's files said; what leaves is [`Capture`],
+//! from which the report is made, on this machine or another one, now or by a later version. A
+//! live recording goes through the same file, so that `record` and `report` can't differ.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, Pid, SiteClass, StackId, Timestamp};
+use crate::symbolize::SymbolTable;
+
+/// A whole capture in memory.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// Who, where, when, how.
+    pub meta: Meta,
+    /// What could be probed.
+    pub probes: Vec<ProbeFamily>,
+    /// Probed poll instances; a `SiteId` is an index in here.
+    pub poll_sites: Vec<PollSite>,
+    /// Return addresses of polls that were found.
+    pub return_sites: Vec<ReturnSite>,
+    /// In the order of the ring buffer: nearly, but not strictly, by time.
+    pub events: Vec<Event>,
+    /// Every lock wait, summed.
+    pub lock_waits: Vec<LockWaitTotals>,
+    /// Raw frames of each stack: instruction pointer, then return addresses.
+    pub stacks: BTreeMap<StackId, Vec<u64>>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Names for the addresses in `stacks`.
+    pub symbols: SymbolTable,
+    /// What ended the recording.
+    pub end: End,
+    /// Records that could not be decoded, by reason.
+    pub undecoded: BTreeMap<String, u64>,
+}
+
+/// Who, where, when, how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Version of holdup that recorded.
+    pub holdup_version: String,
+    /// Version of the kernel-to-user contract.
+    pub wire_version: u32,
+    /// The target.
+    pub pid: Pid,
+    /// Its name (`comm`).
+    pub process_name: String,
+    /// Path of its executable as the target's own mount namespace has it.
+    pub executable: String,
+    /// GNU build-id of the executable, hex.
+    pub build_id: Option<String>,
+    /// Host name.
+    pub host: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Machine architecture.
+    pub architecture: String,
+    /// Wall clock at `start`: nanoseconds since the Unix epoch.
+    pub started_unix_ns: u64,
+    /// When all probes were in place.
+    pub start: Timestamp,
+    /// A poll of at least this long is a long poll.
+    pub threshold: Nanos,
+    /// Samples and intervals are kept once a poll is this old.
+    pub sample_after: Nanos,
+    /// CPU samples for each second and CPU.
+    pub frequency_hz: u32,
+}
+
+/// One family of probes and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeFamily {
+    /// `polls`, `mutex`, `rwlock`, `condvar`, `cpu`, `scheduler`, `block_in_place`.
+    pub name: String,
+    /// Sites attached.
+    pub attached: u32,
+    /// Sites found in the binary.
+    pub found: u32,
+    /// Functions of the family that this binary does not have, was not allowed, or failed; each with
+    /// the reason in words and what to do about it.
+    pub missing: Vec<MissingProbe>,
+}
+
+/// One function that is not probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingProbe {
+    /// What can't be seen, e.g. `RawMutex::lock_slow`.
+    pub what: String,
+    /// Why, and what to do about it: one sentence.
+    pub why: String,
+}
+
+/// One probed `tokio::runtime::task::raw::poll` instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollSite {
+    /// Entry address in the running target.
+    pub address: CodeAddr,
+    /// What it runs.
+    pub class: SiteClass,
+    /// The future's type from DWARF, whole; None when DWARF is not there.
+    pub future: Option<String>,
+    /// Polls seen to end there.
+    pub polls: u64,
+    /// Their summed duration.
+    pub total: Nanos,
+    /// The longest.
+    pub max: Nanos,
+}
+
+/// A return address of polls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnSite {
+    /// The address.
+    pub return_addr: CodeAddr,
+    /// The function it is in.
+    pub function: Option<String>,
+    /// Whether its calls are scheduler polls.
+    pub class: SiteClass,
+    /// When its probe was in place; None if it could not be.
+    pub attached: Option<Timestamp>,
+    /// Why not, if not.
+    pub why_not: Option<String>,
+}
+
+/// What ended a recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: EndReason,
+}
+
+/// Why a recording ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The time asked for was over.
+    Duration,
+    /// Ctrl-C or SIGTERM.
+    Interrupted,
+    /// The target ended.
+    TargetExited,
+    /// The target replaced its image.
+    TargetExeced,
+    /// The file ends in the middle: the recorder was killed, or the file was cut.
+    Truncated,
+}

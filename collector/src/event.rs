@@ -1,0 +1,275 @@
+//! The types that the pipeline speaks: what enters is nothing, what leaves is [`Event`], the typed
+//! form of one ring buffer record, and the newtypes that give each number its meaning. Separate
+//! from `wire`, so that no stage after `decode` sees a raw code or a zero that means "none".
+
+use serde::{Deserialize, Serialize};
+
+/// A kernel thread id, in the initial PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tid(pub u32);
+
+/// A process id (thread group id), in holdup's own PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Pid(pub u32);
+
+/// A point in time: nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Time from `earlier` to `self`; zero if `earlier` is not earlier.
+    pub fn since(self, earlier: Timestamp) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A duration in nanoseconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct Nanos(pub u64);
+
+impl std::ops::Add for Nanos {
+    type Output = Nanos;
+    fn add(self, other: Nanos) -> Nanos {
+        Nanos(self.0 + other.0)
+    }
+}
+
+impl std::ops::AddAssign for Nanos {
+    fn add_assign(&mut self, other: Nanos) {
+        self.0 += other.0;
+    }
+}
+
+impl std::iter::Sum for Nanos {
+    fn sum<I: Iterator<Item = Nanos>>(iter: I) -> Nanos {
+        Nanos(iter.map(|n| n.0).sum())
+    }
+}
+
+/// Address of a raw lock in the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LockAddr(pub u64);
+
+/// Address of a task's header in the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TaskAddr(pub u64);
+
+/// An address of code in the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CodeAddr(pub u64);
+
+/// An interned stack; never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StackId(pub u64);
+
+/// A probed `tokio::runtime::task::raw::poll` instance: index into the capture's poll sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SiteId(pub u32);
+
+/// What a thread waited to do with a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockOperation {
+    /// parking_lot `Mutex::lock`.
+    Mutex,
+    /// parking_lot `RwLock::read`.
+    RwShared,
+    /// parking_lot `RwLock::write`.
+    RwExclusive,
+    /// parking_lot `RwLock::upgradable_read`.
+    RwUpgradable,
+    /// parking_lot `RwLockUpgradableReadGuard::upgrade`.
+    RwUpgrade,
+    /// parking_lot `Condvar::wait`: never contention.
+    Condvar,
+}
+
+/// How a lock wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockOutcome {
+    /// With the lock.
+    Acquired,
+    /// At its deadline, without it.
+    TimedOut,
+    /// Not at all while the capture ran: the duration is a lower bound.
+    StillWaiting,
+}
+
+/// What `LongPoll::duration` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exactness {
+    /// Both ends were seen.
+    Exact,
+    /// Still running when the capture ended.
+    LowerBound,
+    /// The end was not seen; closed at the thread's next poll.
+    UpperBound,
+}
+
+/// What kind of code a poll site runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SiteClass {
+    /// A task on a multi_thread scheduler.
+    MultiThread,
+    /// A task on a current_thread scheduler.
+    CurrentThread,
+    /// A task on a LocalSet.
+    LocalSet,
+    /// A `spawn_blocking` task.
+    Blocking,
+    /// A runtime worker's own loop, which is one blocking task.
+    Worker,
+    /// DWARF did not tell; the return address decides.
+    Unknown,
+}
+
+/// A poll that lasted at least the threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongPoll {
+    /// The polling thread.
+    pub tid: Tid,
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended; if `handed_off`, when `block_in_place` handed the worker's core off.
+    pub end: Timestamp,
+    /// The polled task.
+    pub task: TaskAddr,
+    /// The instance that was entered.
+    pub site: SiteId,
+    /// Where it returned to.
+    pub return_addr: CodeAddr,
+    /// Exact or a bound.
+    pub exactness: Exactness,
+    /// `block_in_place` ended its blocking of the runtime.
+    pub handed_off: bool,
+    /// The kernel side did not know whether it is a scheduler poll.
+    pub unclassified: bool,
+    /// Runnable but not running, outside of lock waits: exact.
+    pub run_queue: Nanos,
+    /// Otherwise off-CPU, outside of lock waits: exact.
+    pub sleep: Nanos,
+    /// In locks' slow paths: exact.
+    pub lock_wait: Nanos,
+}
+
+/// An off-CPU interval inside a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffCpu {
+    /// The thread.
+    pub tid: Tid,
+    /// The poll, named by its start.
+    pub poll_start: Timestamp,
+    /// Switched out.
+    pub start: Timestamp,
+    /// Running again.
+    pub end: Timestamp,
+    /// How much of it, at its end, the thread was runnable.
+    pub runnable: Nanos,
+    /// Stack at the switch-out.
+    pub stack: Option<StackId>,
+}
+
+/// A CPU sample inside an old poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuSample {
+    /// The thread.
+    pub tid: Tid,
+    /// The poll, named by its start.
+    pub poll_start: Timestamp,
+    /// When.
+    pub at: Timestamp,
+    /// Where.
+    pub stack: Option<StackId>,
+}
+
+/// One lock wait with an event of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockWait {
+    /// The waiting thread.
+    pub tid: Tid,
+    /// Entered the slow path.
+    pub start: Timestamp,
+    /// Returned from it.
+    pub end: Timestamp,
+    /// The lock.
+    pub lock: LockAddr,
+    /// What it wanted.
+    pub operation: LockOperation,
+    /// How it ended.
+    pub outcome: LockOutcome,
+    /// The scheduler poll it is part of, named by its start.
+    pub poll_start: Option<Timestamp>,
+    /// Stack at its start.
+    pub waiter_stack: Option<StackId>,
+    /// Stack of the last slow unlock during the wait.
+    pub holder_stack: Option<StackId>,
+    /// Thread of that unlock.
+    pub holder: Option<Tid>,
+}
+
+/// One record of the ring buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A thread was seen for the first time.
+    ThreadSeen {
+        /// The thread.
+        tid: Tid,
+        /// Its kernel name.
+        name: String,
+    },
+    /// A poll's return address was seen for the first time.
+    ReturnSite {
+        /// When.
+        at: Timestamp,
+        /// The address.
+        return_addr: CodeAddr,
+        /// The instance that was entered.
+        site: SiteId,
+    },
+    /// See [`CpuSample`].
+    CpuSample(CpuSample),
+    /// See [`OffCpu`].
+    OffCpu(OffCpu),
+    /// See [`LongPoll`].
+    LongPoll(LongPoll),
+    /// See [`LockWait`].
+    LockWait(LockWait),
+    /// The target replaced its image: what follows belongs to another program.
+    ProcessExec {
+        /// When.
+        at: Timestamp,
+    },
+    /// The target ended.
+    ProcessExit {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Sum over all lock waits of one (lock, operation, outcome, waiter stack, holder stack).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockWaitTotals {
+    /// The lock.
+    pub lock: LockAddr,
+    /// What was wanted.
+    pub operation: LockOperation,
+    /// How the waits ended.
+    pub outcome: LockOutcome,
+    /// Stack at their start.
+    pub waiter_stack: Option<StackId>,
+    /// Stack of the slow unlock that ended them.
+    pub holder_stack: Option<StackId>,
+    /// How many.
+    pub count: u64,
+    /// Their summed duration.
+    pub total: Nanos,
+    /// The longest.
+    pub max: Nanos,
+    /// Entry i counts waits of 2^i up to (excluding) 2^(i+1) ns; the last one is open.
+    pub log2_histogram: Vec<u64>,
+}

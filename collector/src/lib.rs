@@ -1,0 +1,8 @@
+//! `holdup` says which lock, which task and which line of code is holding up a live Tokio process.
+//!
+//! Data flows one way: kernel -> wire -> decode -> correlate -> symbolize -> classify -> report ->
+//! render. Each module is one stage.
+
+pub mod capture;
+pub mod event;
+pub mod symbolize;

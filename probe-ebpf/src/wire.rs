@@ -1,0 +1,442 @@
+//! Every byte that crosses from the kernel to user space: ring buffer events, map keys and
+//! values, the indices of counters, and the numeric codes used in them.
+//!
+//! Rules: no enum, bool or usize; every field has its unit in its name; no implicit padding
+//! (`IntoBytes` refuses it at compile time). All times are nanoseconds of `CLOCK_MONOTONIC`
+//! (`bpf_ktime_get_ns`). All addresses are virtual addresses in the target. `tid` is the kernel's
+//! thread id in the initial PID namespace.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of this contract, part of a capture file's header. Raised whenever a layout or the
+/// meaning of a code changes.
+pub const WIRE_VERSION: u32 = 1;
+
+// ---------------------------------------------------------------------------------------------
+// Ring buffer events. Each starts with [`EventHeader`]; `kind` tells the type.
+// ---------------------------------------------------------------------------------------------
+
+/// [`ThreadSeen`].
+pub const EVENT_THREAD_SEEN: u32 = 1;
+/// [`ReturnSite`].
+pub const EVENT_RETURN_SITE: u32 = 2;
+/// [`CpuSample`].
+pub const EVENT_CPU_SAMPLE: u32 = 3;
+/// [`OffCpu`].
+pub const EVENT_OFF_CPU: u32 = 4;
+/// [`LongPoll`].
+pub const EVENT_LONG_POLL: u32 = 5;
+/// [`LockWait`].
+pub const EVENT_LOCK_WAIT: u32 = 6;
+/// [`ProcessChange`]: the target replaced its image.
+pub const EVENT_PROCESS_EXEC: u32 = 7;
+/// [`ProcessChange`]: the target's last thread left.
+pub const EVENT_PROCESS_EXIT: u32 = 8;
+
+/// First bytes of every event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventHeader {
+    /// One of the `EVENT_` codes.
+    pub kind: u32,
+    /// The thread that the event is about.
+    pub tid: u32,
+    /// When it was written; for intervals, their end.
+    pub at_ns: u64,
+}
+
+/// A thread of the target was seen for the first time; carries its name, because the thread may
+/// be gone, or in another PID namespace, when user space would look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ThreadSeen {
+    /// `kind` is [`EVENT_THREAD_SEEN`].
+    pub header: EventHeader,
+    /// The kernel's `comm`, NUL padded.
+    pub comm: [u8; 16],
+}
+
+/// A return address of a poll that was not seen before. User space puts a probe there, so that the
+/// poll's end is seen without a uretprobe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReturnSite {
+    /// `kind` is [`EVENT_RETURN_SITE`].
+    pub header: EventHeader,
+    /// Where the poll will return to.
+    pub return_addr: u64,
+    /// The poll site that was entered.
+    pub site: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A CPU sample inside a poll that was already older than the sampling age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuSample {
+    /// `kind` is [`EVENT_CPU_SAMPLE`].
+    pub header: EventHeader,
+    /// Start of the poll, which together with `tid` names it.
+    pub poll_start_ns: u64,
+    /// Key into the stack map, 0 when no stack could be stored.
+    pub stack: u64,
+}
+
+/// An off-CPU interval inside a poll. It ends at `header.at_ns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct OffCpu {
+    /// `kind` is [`EVENT_OFF_CPU`].
+    pub header: EventHeader,
+    /// Start of the poll, which together with `tid` names it.
+    pub poll_start_ns: u64,
+    /// When the thread was switched out.
+    pub start_ns: u64,
+    /// How much of the interval, at its end, the thread was runnable: all of it when it was
+    /// preempted, else the time from its wake-up until it ran.
+    pub runnable_ns: u64,
+    /// Stack at the switch-out; key into the stack map, 0 when no stack could be stored.
+    pub stack: u64,
+}
+
+/// The poll was handed off: `block_in_place` gave the worker's core to another thread, at
+/// `header.at_ns`, and the rest of the poll blocks nobody.
+pub const POLL_HANDED_OFF: u32 = 1 << 0;
+/// The end was not seen at a return site; the poll was closed at the thread's next entry, so its
+/// duration is an upper bound.
+pub const POLL_END_UNSEEN: u32 = 1 << 1;
+/// Neither DWARF nor the return address had told yet whether this is a scheduler poll.
+pub const POLL_UNCLASSIFIED: u32 = 1 << 2;
+/// The poll was still running when the capture ended; its duration is a lower bound. Written by
+/// user space from the thread map, never by the kernel side.
+pub const POLL_STILL_RUNNING: u32 = 1 << 3;
+
+/// A poll that lasted at least the threshold. It ends at `header.at_ns`.
+///
+/// `run_queue_ns + sleep_ns + lock_wait_ns` never exceeds the duration; the rest was on-CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LongPoll {
+    /// `kind` is [`EVENT_LONG_POLL`].
+    pub header: EventHeader,
+    /// When the poll began.
+    pub start_ns: u64,
+    /// Address of the task's header.
+    pub task: u64,
+    /// Where the poll returned to.
+    pub return_addr: u64,
+    /// Runnable but not running, outside of lock waits.
+    pub run_queue_ns: u64,
+    /// Off-CPU and not runnable, outside of lock waits.
+    pub sleep_ns: u64,
+    /// In a lock's slow path (condvar waits not counted: they are sleep).
+    pub lock_wait_ns: u64,
+    /// The poll site that was entered.
+    pub site: u32,
+    /// `POLL_` flags.
+    pub flags: u32,
+}
+
+/// parking_lot `Mutex`.
+pub const LOCK_MUTEX: u32 = 1;
+/// parking_lot `RwLock`, shared.
+pub const LOCK_RW_SHARED: u32 = 2;
+/// parking_lot `RwLock`, exclusive.
+pub const LOCK_RW_EXCLUSIVE: u32 = 3;
+/// parking_lot `RwLock`, upgradable read.
+pub const LOCK_RW_UPGRADABLE: u32 = 4;
+/// parking_lot `RwLock`, upgrade of an upgradable read.
+pub const LOCK_RW_UPGRADE: u32 = 5;
+/// parking_lot `Condvar`: a kind of its own, never contention.
+pub const LOCK_CONDVAR: u32 = 6;
+
+/// The wait ended with the lock.
+pub const OUTCOME_ACQUIRED: u32 = 1;
+/// The wait ended without it, at its deadline.
+pub const OUTCOME_TIMED_OUT: u32 = 2;
+/// The wait had not ended when the capture did; its duration is a lower bound. Written by user
+/// space from the thread map, never by the kernel side.
+pub const OUTCOME_STILL_WAITING: u32 = 3;
+
+/// A lock wait over the threshold, or one inside a poll that was already older than the sampling
+/// age. It ends at `header.at_ns`. Every lock wait, with or without such an event, is in the
+/// aggregation map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LockWait {
+    /// `kind` is [`EVENT_LOCK_WAIT`].
+    pub header: EventHeader,
+    /// When the slow path was entered.
+    pub start_ns: u64,
+    /// The raw lock's address.
+    pub lock: u64,
+    /// Start of the scheduler poll that the wait is part of, 0 when outside of one.
+    pub poll_start_ns: u64,
+    /// Stack at the start of the wait; 0 when no stack could be stored.
+    pub waiter_stack: u64,
+    /// Stack of the last slow unlock during the wait; 0 when none was seen.
+    pub holder_stack: u64,
+    /// Thread of that unlock; 0 when none was seen.
+    pub holder_tid: u32,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// An `OUTCOME_` code.
+    pub outcome: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// The target's image was replaced, or its last thread left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ProcessChange {
+    /// `kind` is [`EVENT_PROCESS_EXEC`] or [`EVENT_PROCESS_EXIT`].
+    pub header: EventHeader,
+}
+
+// ---------------------------------------------------------------------------------------------
+// Maps that user space reads at the end.
+// ---------------------------------------------------------------------------------------------
+
+/// Frames kept of one stack: what `bpf_get_stack` gives with the default
+/// `kernel.perf_event_max_stack`.
+pub const STACK_FRAMES: usize = 127;
+
+/// An interned stack. Its key is a 64-bit hash of its frames, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Stack {
+    /// How many of `addrs` are valid.
+    pub frames: u64,
+    /// The instruction pointer, then the return addresses, innermost first.
+    pub addrs: [u64; STACK_FRAMES],
+}
+
+/// Key of the lock wait aggregation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LockWaitKey {
+    /// The raw lock's address.
+    pub lock: u64,
+    /// Stack at the start of the wait; 0 when no stack could be stored.
+    pub waiter_stack: u64,
+    /// Stack of the last slow unlock during the wait; 0 when none was seen.
+    pub holder_stack: u64,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// An `OUTCOME_` code.
+    pub outcome: u32,
+}
+
+/// Buckets of [`LockWaitTotals::log2_histogram`]: 2^39 ns is nine minutes, the last one is open.
+pub const LOCK_WAIT_BUCKETS: usize = 40;
+
+/// Value of the lock wait aggregation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LockWaitTotals {
+    /// Waits that ended.
+    pub count: u64,
+    /// Their summed duration.
+    pub total_ns: u64,
+    /// The longest one.
+    pub max_ns: u64,
+    /// Bucket i counts waits of 2^i up to (excluding) 2^(i+1) ns.
+    pub log2_histogram: [u64; LOCK_WAIT_BUCKETS],
+}
+
+/// A site whose class is not known (yet): the return address decides.
+pub const CLASS_UNKNOWN: u32 = 0;
+/// A task on a scheduler.
+pub const CLASS_SCHEDULER: u32 = 1;
+/// A task on the blocking pool, a runtime's worker loop included.
+pub const CLASS_BLOCKING: u32 = 2;
+
+/// Value of the map from a poll site to what was seen of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PollSiteTotals {
+    /// Polls that ended.
+    pub count: u64,
+    /// Their summed duration.
+    pub total_ns: u64,
+    /// The longest one.
+    pub max_ns: u64,
+}
+
+/// Most poll instances that one binary can have probed.
+pub const MAX_POLL_SITES: u32 = 8192;
+
+// Indices of the counters, each a sum over the capture.
+
+/// Scheduler polls that ended.
+pub const COUNTER_POLLS: u32 = 0;
+/// Scheduler polls that lasted at least the threshold (written to the ring buffer or lost).
+pub const COUNTER_LONG_POLLS: u32 = 1;
+/// Their summed duration, nanoseconds.
+pub const COUNTER_LONG_POLL_NS: u32 = 2;
+/// Polls of the blocking pool that ended.
+pub const COUNTER_BLOCKING_POLLS: u32 = 3;
+/// Lock waits that ended (condvar waits not counted).
+pub const COUNTER_LOCK_WAITS: u32 = 4;
+/// Condvar waits that ended.
+pub const COUNTER_CONDVAR_WAITS: u32 = 5;
+/// Events that did not fit into the ring buffer: long polls.
+pub const COUNTER_LOST_LONG_POLLS: u32 = 6;
+/// Summed duration of the long polls that did not fit, nanoseconds.
+pub const COUNTER_LOST_LONG_POLL_NS: u32 = 7;
+/// Events that did not fit into the ring buffer: CPU samples.
+pub const COUNTER_LOST_SAMPLES: u32 = 8;
+/// Events that did not fit into the ring buffer: off-CPU intervals.
+pub const COUNTER_LOST_OFF_CPU: u32 = 9;
+/// Events that did not fit into the ring buffer: lock waits.
+pub const COUNTER_LOST_LOCK_WAITS: u32 = 10;
+/// Events that did not fit into the ring buffer: all other kinds.
+pub const COUNTER_LOST_OTHER: u32 = 11;
+/// Stacks that could be read and found no room in the stack map.
+pub const COUNTER_STACKS_NOT_STORED: u32 = 12;
+/// Stacks that could not be read at all.
+pub const COUNTER_STACKS_UNREADABLE: u32 = 13;
+/// Stacks taken, stored or found stored.
+pub const COUNTER_STACKS_TAKEN: u32 = 14;
+/// Lock waits that found no room in the aggregation map.
+pub const COUNTER_LOCK_WAITS_NOT_AGGREGATED: u32 = 15;
+/// Threads that found no room in the thread map: nothing of theirs is seen.
+pub const COUNTER_THREADS_NOT_TRACKED: u32 = 16;
+/// Polls nested deeper than a thread's record of them.
+pub const COUNTER_POLLS_TOO_DEEP: u32 = 17;
+/// Lock waits nested deeper than a thread's record of them.
+pub const COUNTER_LOCKS_TOO_DEEP: u32 = 18;
+/// Poll ends without a start: the poll began before holdup attached.
+pub const COUNTER_POLL_END_WITHOUT_START: u32 = 19;
+/// Polls whose end was not seen at a return site.
+pub const COUNTER_POLL_END_UNSEEN: u32 = 20;
+/// Slow path returns without an entry: the wait began before holdup attached.
+pub const COUNTER_LOCK_RETURN_WITHOUT_ENTRY: u32 = 21;
+/// Slow unlocks seen.
+pub const COUNTER_UNLOCKS: u32 = 22;
+/// Slow unlocks that found no room in the map of releases.
+pub const COUNTER_UNLOCKS_NOT_STORED: u32 = 23;
+/// CPU samples taken inside old polls.
+pub const COUNTER_SAMPLES: u32 = 24;
+/// Polls that `block_in_place` cut short.
+pub const COUNTER_HANDOFFS: u32 = 25;
+/// How many counters there are.
+pub const COUNTERS: u32 = 26;
+
+// ---------------------------------------------------------------------------------------------
+// The record of a thread, read by user space at the end for what is still under way.
+// ---------------------------------------------------------------------------------------------
+
+/// Polls of one thread that can be nested: a worker's own, a task's, and what `block_in_place`
+/// with a runtime of its own puts on top.
+pub const POLL_DEPTH: usize = 6;
+/// Slow paths of one thread that can be nested: a condvar's with its mutex's inside is two.
+pub const LOCK_DEPTH: usize = 4;
+
+/// A poll under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PollFrame {
+    /// When it began.
+    pub start_ns: u64,
+    /// Stack pointer at its entry; at its return it is 8 more.
+    pub stack_pointer: u64,
+    /// Address of the task's header.
+    pub task: u64,
+    /// Where it will return to.
+    pub return_addr: u64,
+    /// When `block_in_place` handed the worker's core off, else 0.
+    pub handed_off_ns: u64,
+    /// Runnable, not running so far.
+    pub run_queue_ns: u64,
+    /// Asleep so far.
+    pub sleep_ns: u64,
+    /// In lock waits so far.
+    pub lock_wait_ns: u64,
+    /// The poll site that was entered.
+    pub site: u32,
+    /// A `CLASS_` code.
+    pub class: u32,
+}
+
+/// A lock wait under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LockFrame {
+    /// When it began.
+    pub start_ns: u64,
+    /// Stack pointer at its entry.
+    pub stack_pointer: u64,
+    /// The raw lock's address.
+    pub lock: u64,
+    /// Stack at its start; 0 when no stack could be stored.
+    pub waiter_stack: u64,
+    /// The deadline it was given, 0 without one.
+    pub deadline_ns: u64,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// Non-zero when a wait around it is already counted.
+    pub inside_another: u32,
+}
+
+/// What is known of one thread. Only the thread itself writes it (in its own probes or at its own
+/// context switch), but for `woken_ns`, which its waker writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Thread {
+    /// The thread.
+    pub tid: u32,
+    /// How many of `polls` are valid.
+    pub poll_depth: u32,
+    /// How many of `locks` are valid.
+    pub lock_depth: u32,
+    /// 1 + the index in `polls` of the scheduler poll that blocks a runtime now, 0 for none.
+    pub active_poll: u32,
+    /// How many of `locks` are lock waits, not condvar waits.
+    pub lock_waits: u32,
+    /// Non-zero when the thread was switched out runnable.
+    pub off_cpu_runnable: u32,
+    /// When the thread was switched out inside the active poll, else 0.
+    pub off_cpu_start_ns: u64,
+    /// When it was woken after that, else 0.
+    pub woken_ns: u64,
+    /// Stack at the switch-out; 0 when no stack could be stored.
+    pub off_cpu_stack: u64,
+    /// Polls under way, outermost first.
+    pub polls: [PollFrame; POLL_DEPTH],
+    /// Lock waits under way, outermost first.
+    pub locks: [LockFrame; LOCK_DEPTH],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::{FromZeros, TryFromBytes};
+
+    /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
+    #[test]
+    fn event_sizes_are_those_of_wire_version_1() {
+        assert_eq!(WIRE_VERSION, 1);
+        assert_eq!(size_of::<EventHeader>(), 16);
+        assert_eq!(size_of::<ThreadSeen>(), 32);
+        assert_eq!(size_of::<ReturnSite>(), 32);
+        assert_eq!(size_of::<CpuSample>(), 32);
+        assert_eq!(size_of::<OffCpu>(), 48);
+        assert_eq!(size_of::<LongPoll>(), 72);
+        assert_eq!(size_of::<LockWait>(), 72);
+        assert_eq!(size_of::<ProcessChange>(), 16);
+        assert_eq!(size_of::<Stack>(), 8 + 8 * STACK_FRAMES);
+    }
+
+    /// What the kernel writes is read back field by field.
+    #[test]
+    fn events_survive_the_way_through_bytes() {
+        let mut wait = LockWait::new_zeroed();
+        wait.header.kind = EVENT_LOCK_WAIT;
+        wait.holder_tid = 7;
+        wait.outcome = OUTCOME_TIMED_OUT;
+        assert_eq!(LockWait::try_read_from_bytes(wait.as_bytes()), Ok(wait));
+    }
+}
