@@ -151,6 +151,22 @@ pub const LOCK_RW_UPGRADE: u32 = 5;
 /// parking_lot `Condvar`: a kind of its own, never contention.
 pub const LOCK_CONDVAR: u32 = 6;
 
+/// The cookie of a slow path's probes: what is wanted, and which argument (counted from 0, `self`) is
+/// the first half of an `Option<Instant>` deadline: 1 or 2, or 0 for none.
+pub const fn lock_cookie(operation: u32, deadline_argument: u32) -> u64 {
+    operation as u64 | (deadline_argument as u64) << 8
+}
+
+/// The `LOCK_` code in a cookie.
+pub const fn lock_cookie_operation(cookie: u64) -> u32 {
+    (cookie & 0xff) as u32
+}
+
+/// Which argument of the function is its deadline, 0 for none.
+pub const fn lock_cookie_deadline_argument(cookie: u64) -> u32 {
+    (cookie >> 8 & 0xff) as u32
+}
+
 /// The wait ended with the lock.
 pub const OUTCOME_ACQUIRED: u32 = 1;
 /// The wait ended without it, at its deadline.
@@ -330,9 +346,10 @@ pub const COUNTERS: u32 = 26;
 // ---------------------------------------------------------------------------------------------
 
 /// Polls of one thread that can be nested: a worker's own, a task's, and what `block_in_place`
-/// with a runtime of its own puts on top.
-pub const POLL_DEPTH: usize = 6;
-/// Slow paths of one thread that can be nested: a condvar's with its mutex's inside is two.
+/// with a runtime of its own puts on top. A power of two: the kernel side masks indices with it.
+pub const POLL_DEPTH: usize = 8;
+/// Slow paths of one thread that can be nested: a condvar's with its mutex's inside is two. A power
+/// of two: the kernel side masks indices with it.
 pub const LOCK_DEPTH: usize = 4;
 
 /// A poll under way.
@@ -408,6 +425,16 @@ pub struct Thread {
     pub polls: [PollFrame; POLL_DEPTH],
     /// Lock waits under way, outermost first.
     pub locks: [LockFrame; LOCK_DEPTH],
+}
+
+/// What the kernel side knows of a poll's return address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReturnSiteState {
+    /// A `CLASS_` code: what calls from there are, set by user space.
+    pub class: u32,
+    /// Non-zero once a probe is there, set by user space.
+    pub attached: u32,
 }
 
 #[cfg(test)]

@@ -1,0 +1,353 @@
+//! The bytes of an ELF file go in; its symbols, address arithmetic and identity come out. No
+//! policy: what the symbols are good for is decided in `sites`.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use object::read::elf::{ElfFile64, ProgramHeader as _};
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
+use thiserror::Error;
+
+/// Most bytes of one section that are looked at in search of version strings.
+const VERSION_SCAN_LIMIT: usize = 64 << 20;
+/// Most bytes that one compressed section may inflate to. Real ones stay below: a 1 GB binary has
+/// about 500 MB of `.debug_info`; a hostile one may claim any size.
+const SECTION_LIMIT: u64 = 1 << 30;
+/// Longer mangled names are left as they are: the longest in a 100 MB Tokio program has 6 KiB.
+const NAME_LIMIT: usize = 64 << 10;
+
+/// Why a file can't be used.
+#[derive(Debug, Error)]
+pub enum ElfError {
+    /// Not a 64-bit ELF file.
+    #[error("not a 64-bit little-endian ELF file: {0}")]
+    NotElf(object::Error),
+    /// Its headers contradict themselves or the file's length.
+    #[error("malformed ELF file: {0}")]
+    Malformed(object::Error),
+    /// A section is compressed and would not fit.
+    #[error("section {section} would inflate to {size} bytes, more than holdup reads")]
+    TooLarge {
+        /// The section.
+        section: String,
+        /// What it claims.
+        size: u64,
+    },
+}
+
+/// A `PT_LOAD` segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Virtual address of its first byte.
+    pub vaddr: u64,
+    /// Its offset in the file.
+    pub file_offset: u64,
+    /// Bytes in the file.
+    pub file_size: u64,
+    /// Holds code.
+    pub executable: bool,
+}
+
+/// A function symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol<'data> {
+    /// As the symbol table has it.
+    pub mangled: &'data str,
+    /// Entry, as a virtual address of the file.
+    pub vaddr: u64,
+    /// Size in bytes; 0 when the table does not tell.
+    pub size: u64,
+}
+
+impl Symbol<'_> {
+    /// The name for people, without hash.
+    pub fn demangled(&self) -> String {
+        demangle(self.mangled).into_owned()
+    }
+}
+
+/// Demangles a Rust name of either scheme, without its hash; others stay as they are.
+pub fn demangle(mangled: &str) -> Cow<'_, str> {
+    if mangled.len() > NAME_LIMIT {
+        return Cow::Borrowed(mangled);
+    }
+    match rustc_demangle::try_demangle(mangled) {
+        Ok(name) => Cow::Owned(format!("{name:#}")),
+        Err(_) => Cow::Borrowed(mangled),
+    }
+}
+
+/// An ELF file.
+pub struct Elf<'data> {
+    file: ElfFile64<'data, Endianness>,
+    data: &'data [u8],
+    segments: Vec<Segment>,
+    build_id: Option<String>,
+}
+
+impl<'data> Elf<'data> {
+    /// Reads the headers of `data`.
+    pub fn parse(data: &'data [u8]) -> Result<Elf<'data>, ElfError> {
+        let file = ElfFile64::<Endianness>::parse(data).map_err(ElfError::NotElf)?;
+        let endian = file.endian();
+        let segments = file
+            .elf_program_headers()
+            .iter()
+            .filter(|header| header.p_type(endian) == elf::PT_LOAD)
+            .map(|header| Segment {
+                vaddr: header.p_vaddr(endian),
+                file_offset: header.p_offset(endian),
+                file_size: header.p_filesz(endian),
+                executable: header.p_flags(endian) & elf::PF_X != 0,
+            })
+            .collect();
+        let build_id = file.build_id().ok().flatten().map(hex);
+        Ok(Elf {
+            file,
+            data,
+            segments,
+            build_id,
+        })
+    }
+
+    /// GNU build-id, hex.
+    pub fn build_id(&self) -> Option<&str> {
+        self.build_id.as_deref()
+    }
+
+    /// Whether the code is x86-64.
+    pub fn is_x86_64(&self) -> bool {
+        self.file.architecture() == object::Architecture::X86_64
+    }
+
+    /// The `PT_LOAD` segments.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Has no `.symtab`: only exported functions have names.
+    pub fn is_stripped(&self) -> bool {
+        self.file.symbol_table().is_none()
+    }
+
+    /// Has `.debug_info`.
+    pub fn has_dwarf(&self) -> bool {
+        ["__debug_info", ".debug_info", ".zdebug_info"]
+            .iter()
+            .any(|name| self.file.section_by_name(name).is_some())
+    }
+
+    /// Every function symbol of `.symtab`, then of `.dynsym`. The same function can appear in both.
+    pub fn symbols(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        self.file
+            .symbols()
+            .chain(self.file.dynamic_symbols())
+            .filter(|symbol| symbol.is_definition() && symbol.kind() == object::SymbolKind::Text)
+            .filter_map(|symbol| {
+                Some(Symbol {
+                    mangled: symbol.name().ok()?,
+                    vaddr: symbol.address(),
+                    size: symbol.size(),
+                })
+            })
+    }
+
+    /// Where the byte at virtual address `vaddr` is in the file.
+    pub fn file_offset(&self, vaddr: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let into = vaddr.checked_sub(segment.vaddr)?;
+            (into < segment.file_size)
+                .then(|| segment.file_offset.checked_add(into))
+                .flatten()
+        })
+    }
+
+    /// Which virtual address the byte at `file_offset` is loaded to. Where pages are shared between
+    /// two segments, the executable one answers: all askers are after code.
+    pub fn vaddr(&self, file_offset: u64) -> Option<u64> {
+        let in_segment = |segment: &Segment| {
+            let into = file_offset.checked_sub(segment.file_offset)?;
+            (into < segment.file_size)
+                .then(|| segment.vaddr.checked_add(into))
+                .flatten()
+        };
+        let (code, data): (Vec<_>, Vec<_>) = self.segments.iter().partition(|s| s.executable);
+        code.into_iter().chain(data).find_map(in_segment)
+    }
+
+    /// At most `len` bytes from virtual address `vaddr` on; empty when the file has none there.
+    pub fn bytes_at(&self, vaddr: u64, len: usize) -> &'data [u8] {
+        let from = self
+            .file_offset(vaddr)
+            .and_then(|offset| usize::try_from(offset).ok())
+            .and_then(|offset| self.data.get(offset..));
+        match from {
+            Some(bytes) => &bytes[..bytes.len().min(len)],
+            None => &[],
+        }
+    }
+
+    /// The contents of a section, inflated where they are compressed; empty when there is none.
+    pub fn section(&self, name: &str) -> Result<Cow<'data, [u8]>, ElfError> {
+        let Some(section) = self.file.section_by_name(name) else {
+            return Ok(Cow::Borrowed(&[]));
+        };
+        let compressed = section.compressed_data().map_err(ElfError::Malformed)?;
+        if compressed.uncompressed_size > SECTION_LIMIT
+            && compressed.format != object::CompressionFormat::None
+        {
+            return Err(ElfError::TooLarge {
+                section: name.to_owned(),
+                size: compressed.uncompressed_size,
+            });
+        }
+        compressed.decompress().map_err(ElfError::Malformed)
+    }
+
+    /// The compiler's own words from `.comment`, e.g. `rustc version 1.95.0 (59807616e 2026-04-14)`.
+    pub fn rustc_version(&self) -> Option<String> {
+        let comment = self.section(".comment").ok()?;
+        comment
+            .split(|&byte| byte == 0)
+            .filter_map(|text| std::str::from_utf8(text).ok())
+            .find(|text| text.starts_with("rustc version"))
+            .map(|text| text.chars().take(100).collect())
+    }
+
+    /// Which versions of `crates` are in the binary, from the source paths in its panic messages
+    /// (`…/tokio-1.49.0/src/…`), which survive stripping. For messages only: a crate that can't
+    /// panic, or paths that were remapped, leave nothing.
+    pub fn crate_versions(&self, crates: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let Ok(rodata) = self.section(".rodata") else {
+            return found;
+        };
+        let rodata = &rodata[..rodata.len().min(VERSION_SCAN_LIMIT)];
+        for (at, _) in rodata.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            let rest = &rodata[at + 1..];
+            for name in crates {
+                let version = rest
+                    .strip_prefix(name.as_bytes())
+                    .and_then(|rest| rest.strip_prefix(b"-"))
+                    .and_then(version_prefix);
+                if let Some(version) = version {
+                    found
+                        .entry((*name).to_owned())
+                        .or_default()
+                        .insert(version.to_owned());
+                }
+            }
+        }
+        found
+    }
+
+    /// Where a distribution or a build server would have put this binary's debug file.
+    pub fn debug_file_candidates(&self) -> Vec<PathBuf> {
+        let Some((first, rest)) = self.build_id().and_then(|id| id.split_at_checked(2)) else {
+            return Vec::new();
+        };
+        ["/usr/lib/debug", "/lib/debug"]
+            .iter()
+            .map(|dir| PathBuf::from(format!("{dir}/.build-id/{first}/{rest}.debug")))
+            .collect()
+    }
+}
+
+/// `1.49.0` of `1.49.0/src/…`: a digit first, a slash after, nothing else that a version can't have.
+fn version_prefix(bytes: &[u8]) -> Option<&str> {
+    let end = bytes.iter().take(48).position(|&byte| byte == b'/')?;
+    let version = std::str::from_utf8(&bytes[..end]).ok()?;
+    let well_formed = version.starts_with(|c: char| c.is_ascii_digit())
+        && version
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-'));
+    well_formed.then_some(version)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    // 20 bytes for SHA-1, 16 for MD5 or a UUID; nobody's linker writes more than 64.
+    bytes
+        .iter()
+        .take(64)
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The test binary itself is a real ELF file: addresses and offsets are inverse to each other,
+    /// and the bytes at a function's address are in the file at its offset.
+    #[test]
+    fn addresses_and_offsets_of_this_test_binary_agree() {
+        let bytes = std::fs::read("/proc/self/exe").expect("the test binary is readable");
+        let elf = Elf::parse(&bytes).expect("the test binary is an ELF file");
+        assert!(!elf.is_stripped());
+        assert!(elf.has_dwarf());
+        let symbol = elf
+            .symbols()
+            .find(|symbol| symbol.demangled().ends_with("elf::demangle"))
+            .expect("the function under test is in the binary");
+        let offset = elf.file_offset(symbol.vaddr).expect("code is in the file");
+        assert_eq!(elf.vaddr(offset), Some(symbol.vaddr));
+        assert_eq!(elf.bytes_at(symbol.vaddr, 8), &bytes[offset as usize..][..8]);
+        assert!(elf.rustc_version().is_some());
+    }
+
+    /// Cutting or corrupting a file anywhere gives an error or fewer symbols, never a panic.
+    #[test]
+    fn damaged_files_do_not_panic() {
+        let mut bytes = std::fs::read("/proc/self/exe").expect("the test binary is readable");
+        bytes.truncate(1 << 20);
+        for cut in (0..2048).step_by(7).chain([1 << 12, 1 << 16, 1 << 20]) {
+            read_all(&bytes[..cut.min(bytes.len())]);
+        }
+        let mut seed = 0x9e37_79b9_u64;
+        for _ in 0..300 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut damaged = bytes.clone();
+            for hit in 0..8 {
+                let at = (seed >> (hit * 4)) as usize % 1024;
+                damaged[at] = (seed >> 24) as u8;
+            }
+            read_all(&damaged);
+        }
+    }
+
+    fn read_all(bytes: &[u8]) {
+        if let Ok(elf) = Elf::parse(bytes) {
+            let _ = elf.symbols().take(1000).count();
+            let _ = elf.crate_versions(&["tokio"]);
+            let _ = elf.bytes_at(u64::MAX, 16);
+            let _ = elf.section(".debug_info");
+            let _ = elf.debug_file_candidates();
+        }
+    }
+
+    /// Versions are taken from panic paths only where they look like one.
+    #[test]
+    fn version_strings() {
+        assert_eq!(version_prefix(b"1.49.0/src/runtime"), Some("1.49.0"));
+        assert_eq!(version_prefix(b"0.12.5-rc.1+meta/src"), Some("0.12.5-rc.1+meta"));
+        assert_eq!(version_prefix(b"util-0.7.17/src"), None);
+        assert_eq!(version_prefix(b"1.49.0"), None);
+        assert_eq!(version_prefix(b""), None);
+    }
+
+    /// Both mangling schemes lose their hash; C names stay.
+    #[test]
+    fn names_lose_their_hash() {
+        assert_eq!(
+            demangle("_ZN11parking_lot9raw_mutex8RawMutex9lock_slow17h0123456789abcdefE"),
+            "parking_lot::raw_mutex::RawMutex::lock_slow"
+        );
+        assert_eq!(demangle("_RNvC6_123foo3bar"), "123foo::bar");
+        assert_eq!(demangle("sha256_block_data_order_avx2"), "sha256_block_data_order_avx2");
+    }
+}

@@ -1,0 +1,21 @@
+//! The process and its binaries: a pid, a name or a path goes in; an opened process, its opened
+//! files and the plan of which probe goes where come out.
+//!
+//! Everything read here belongs to somebody else and may be hostile: no parser panics, and each
+//! has a bound on what it allocates.
+
+pub mod dwarf;
+pub mod elf;
+pub mod handoff;
+pub mod insn;
+pub mod maps;
+pub mod mmap;
+pub mod process;
+pub mod sites;
+
+pub use elf::{Elf, ElfError};
+pub use insn::FirstInstruction;
+pub use maps::{Mapping, Module, Modules};
+pub use mmap::MappedFile;
+pub use process::{Process, TargetError};
+pub use sites::AttachPlan;

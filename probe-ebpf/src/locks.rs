@@ -1,0 +1,346 @@
+//! Lock waits: entry and return of parking_lot's slow paths, and who released the lock.
+//!
+//! A thread's slow paths nest: a condvar's wait takes its mutex back inside, which is a lock wait of
+//! its own; a slow path inside another lock's slow path is part of that wait and not counted twice.
+//!
+//! Uretprobes are fine here: nothing unwinds through these functions and none of them calls back into
+//! the user's code, so nobody takes a backtrace below them.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::bpf_get_attach_cookie,
+    macros::{uprobe, uretprobe},
+    programs::ProbeContext,
+};
+use holdup_probe_ebpf::wire;
+
+use crate::{
+    atomics,
+    emit::{count, emit},
+    maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, RELEASES, Release, config},
+    polls, registers, threads, unwind,
+};
+
+const DEPTH: u32 = wire::LOCK_DEPTH as u32;
+
+/// The n-th slow path of a thread. The mask is what lets the verifier see the bound.
+#[inline(always)]
+fn frame(thread: *mut wire::Thread, n: u32) -> *mut wire::LockFrame {
+    // SAFETY: masked below LOCK_DEPTH, a power of two.
+    unsafe {
+        (&raw mut (*thread).locks)
+            .cast::<wire::LockFrame>()
+            .add((n & (DEPTH - 1)) as usize)
+    }
+}
+
+/// A slow path is entered. The cookie is a `wire::lock_cookie`.
+#[uprobe]
+pub fn lock_enter(ctx: ProbeContext) -> u32 {
+    let start_ns = crate::now();
+    // SAFETY: the context of this program.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let operation = wire::lock_cookie_operation(cookie);
+    let Some(record) = threads::current_or_new() else {
+        return 0;
+    };
+    // SAFETY: the running thread's record, which only this thread writes.
+    unsafe {
+        let thread = &raw mut (*record).thread;
+        let stack_pointer = registers::stack_pointer(&ctx);
+        drop_left(thread, stack_pointer);
+        let depth = (*thread).lock_depth;
+        if depth >= DEPTH {
+            count(wire::COUNTER_LOCKS_TOO_DEEP);
+            return 0;
+        }
+        let is_condvar = operation == wire::LOCK_CONDVAR;
+        let inside_another = !is_condvar && (*thread).lock_waits != 0;
+        // A condvar's stack would tell where idle threads idle, at a price for each of their parks.
+        let waiter_stack = if is_condvar || inside_another {
+            0
+        } else {
+            unwind::user_stack_at_entry(&ctx, &raw mut (*record).scratch)
+        };
+        *frame(thread, depth) = wire::LockFrame {
+            start_ns,
+            stack_pointer,
+            lock: registers::argument(&ctx, 0),
+            waiter_stack,
+            deadline_ns: deadline(&ctx, cookie),
+            operation,
+            inside_another: u32::from(inside_another),
+        };
+        (*thread).lock_depth = depth + 1;
+        if !is_condvar {
+            (*thread).lock_waits += 1;
+        }
+    }
+    0
+}
+
+/// The deadline that a slow path was given, 0 without one.
+///
+/// It is an `Option<Instant>` in two registers: seconds, and nanoseconds whose niche (a value of a
+/// second and more) is `None`. Where all callers pass `None` the compiler may have removed the argument
+/// and the registers hold anything: `outcome` asks for more than this before it believes in a time-out.
+#[inline(always)]
+fn deadline(ctx: &ProbeContext, cookie: u64) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    let at = wire::lock_cookie_deadline_argument(cookie);
+    if at == 0 {
+        return 0;
+    }
+    let (seconds, nanos) = if at == 1 {
+        (registers::argument(ctx, 1), registers::argument(ctx, 2))
+    } else {
+        (registers::argument(ctx, 2), registers::argument(ctx, 3))
+    };
+    let nanos = nanos & 0xffff_ffff;
+    if nanos >= SECOND || seconds >= u64::MAX / SECOND {
+        0
+    } else {
+        seconds * SECOND + nanos
+    }
+}
+
+/// Slow paths that were entered at the same or a lower stack pointer have been left unseen.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+unsafe fn drop_left(thread: *mut wire::Thread, stack_pointer: u64) {
+    for _ in 0..DEPTH {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let depth = (*thread).lock_depth;
+            if depth == 0 || (*frame(thread, depth - 1)).stack_pointer > stack_pointer {
+                return;
+            }
+            pop(thread);
+        }
+    }
+}
+
+/// Removes the innermost slow path.
+///
+/// # Safety
+/// `thread` is the running thread's record, with a `lock_depth` of at least 1.
+#[inline(always)]
+unsafe fn pop(thread: *mut wire::Thread) -> wire::LockFrame {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let depth = (*thread).lock_depth - 1;
+        let left = *frame(thread, depth);
+        (*thread).lock_depth = depth;
+        if left.operation != wire::LOCK_CONDVAR && (*thread).lock_waits != 0 {
+            (*thread).lock_waits -= 1;
+        }
+        left
+    }
+}
+
+/// A slow path returns.
+#[uretprobe]
+pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
+    let at_ns = crate::now();
+    let ctx = ProbeContext::new(ctx.as_ptr());
+    let Some(record) = threads::current() else {
+        count(wire::COUNTER_LOCK_RETURN_WITHOUT_ENTRY);
+        return 0;
+    };
+    // SAFETY: the running thread's record, which only this thread writes.
+    unsafe {
+        let thread = &raw mut (*record).thread;
+        let entry_stack_pointer =
+            registers::stack_pointer(&ctx).wrapping_sub(registers::RETURN_POPS);
+        drop_left(thread, entry_stack_pointer.wrapping_sub(1));
+        let depth = (*thread).lock_depth;
+        if depth == 0 || (*frame(thread, depth - 1)).stack_pointer != entry_stack_pointer {
+            count(wire::COUNTER_LOCK_RETURN_WITHOUT_ENTRY);
+            return 0;
+        }
+        let wait = pop(thread);
+        if wait.inside_another == 0 {
+            ended(thread, &wait, at_ns, registers::return_value(&ctx));
+        }
+    }
+    0
+}
+
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+unsafe fn ended(
+    thread: *mut wire::Thread,
+    wait: &wire::LockFrame,
+    at_ns: u64,
+    returned: u64,
+) {
+    let wait_ns = at_ns.saturating_sub(wait.start_ns);
+    let is_condvar = wait.operation == wire::LOCK_CONDVAR;
+    count(if is_condvar {
+        wire::COUNTER_CONDVAR_WAITS
+    } else {
+        wire::COUNTER_LOCK_WAITS
+    });
+    let mut key = wire::LockWaitKey {
+        lock: wait.lock,
+        waiter_stack: wait.waiter_stack,
+        holder_stack: 0,
+        operation: wait.operation,
+        outcome: outcome(wait, at_ns, returned),
+    };
+    if is_condvar {
+        aggregate(&key, wait_ns);
+        return;
+    }
+    let mut holder_tid = 0;
+    if let Some(release) = RELEASES.get_ptr(wait.lock) {
+        // SAFETY: a map value; read field by field, checked by its time.
+        let release = unsafe { *release };
+        if release.at_ns >= wait.start_ns {
+            key.holder_stack = release.stack;
+            holder_tid = release.tid;
+        }
+    }
+    aggregate(&key, wait_ns);
+
+    let mut poll_start_ns = 0;
+    let mut poll_is_old = false;
+    if let Some(poll) = polls::active(thread) {
+        // SAFETY: points into the record.
+        unsafe {
+            (*poll).lock_wait_ns += wait_ns;
+            poll_start_ns = (*poll).start_ns;
+        }
+        poll_is_old = at_ns.saturating_sub(poll_start_ns) >= config::sample_after_ns();
+    }
+    if poll_is_old || wait_ns >= config::threshold_ns() {
+        let event = wire::LockWait {
+            header: wire::EventHeader {
+                kind: wire::EVENT_LOCK_WAIT,
+                // SAFETY: the caller's promise.
+                tid: unsafe { (*thread).tid },
+                at_ns,
+            },
+            start_ns: wait.start_ns,
+            lock: wait.lock,
+            poll_start_ns,
+            waiter_stack: key.waiter_stack,
+            holder_stack: key.holder_stack,
+            holder_tid,
+            operation: key.operation,
+            outcome: key.outcome,
+            zero: 0,
+        };
+        emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
+    }
+}
+
+/// How a wait ended. The slow paths return a bool in the low byte, but where no caller looks at it the
+/// compiler may have dropped it. So "timed out" needs three witnesses: the function said no (a condvar
+/// says yes), it had a deadline, and the deadline has just passed. Both clocks are CLOCK_MONOTONIC.
+#[inline(always)]
+fn outcome(wait: &wire::LockFrame, at_ns: u64, returned: u64) -> u32 {
+    let timed_out_value = u64::from(wait.operation == wire::LOCK_CONDVAR);
+    // A deadline that lies in the past already is fine, one from long ago is garbage.
+    const LONG_AGO_NS: u64 = 10_000_000_000;
+    let timed_out = returned & 0xff == timed_out_value
+        && wait.deadline_ns != 0
+        && wait.deadline_ns <= at_ns
+        && wait.deadline_ns + LONG_AGO_NS >= wait.start_ns;
+    if timed_out {
+        wire::OUTCOME_TIMED_OUT
+    } else {
+        wire::OUTCOME_ACQUIRED
+    }
+}
+
+#[inline(always)]
+fn aggregate(key: &wire::LockWaitKey, wait_ns: u64) {
+    let totals = match LOCK_WAITS.get_ptr_mut(key) {
+        Some(totals) => totals,
+        None => {
+            if let Some(empty) = EMPTY_LOCK_WAIT.get(0) {
+                // Two threads can come here at once; the loser finds the winner's entry below.
+                const NO_EXIST: u64 = 1;
+                let _ = LOCK_WAITS.insert(key, empty, NO_EXIST);
+            }
+            let Some(totals) = LOCK_WAITS.get_ptr_mut(key) else {
+                count(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED);
+                return;
+            };
+            totals
+        }
+    };
+    // SAFETY: a map value, aligned.
+    unsafe {
+        atomics::add(&raw mut (*totals).count, 1);
+        atomics::add(&raw mut (*totals).total_ns, wait_ns);
+        atomics::raise(&raw mut (*totals).max_ns, wait_ns);
+        let bucket = log2(wait_ns);
+        let last = wire::LOCK_WAIT_BUCKETS as u32 - 1;
+        let bucket = if bucket > last { last } else { bucket };
+        atomics::add(
+            (&raw mut (*totals).log2_histogram)
+                .cast::<u64>()
+                .add(bucket as usize),
+            1,
+        );
+    }
+}
+
+/// Floor of the binary logarithm; 0 for 0. By halves, because BPF has no count-leading-zeros.
+#[inline(always)]
+fn log2(mut value: u64) -> u32 {
+    let mut log = 0;
+    if value >= 1 << 32 {
+        value >>= 32;
+        log += 32;
+    }
+    if value >= 1 << 16 {
+        value >>= 16;
+        log += 16;
+    }
+    if value >= 1 << 8 {
+        value >>= 8;
+        log += 8;
+    }
+    if value >= 1 << 4 {
+        value >>= 4;
+        log += 4;
+    }
+    if value >= 1 << 2 {
+        value >>= 2;
+        log += 2;
+    }
+    if value >= 1 << 1 {
+        log += 1;
+    }
+    log
+}
+
+/// A lock that somebody is parked on is about to be released: this thread is the holder that they
+/// waited for.
+#[uprobe]
+pub fn unlock_enter(ctx: ProbeContext) -> u32 {
+    let Some(record) = threads::current_or_new() else {
+        return 0;
+    };
+    count(wire::COUNTER_UNLOCKS);
+    // SAFETY: the running thread's record.
+    let release = unsafe {
+        Release {
+            at_ns: crate::now(),
+            stack: unwind::user_stack_at_entry(&ctx, &raw mut (*record).scratch),
+            tid: (*record).thread.tid,
+            zero: 0,
+        }
+    };
+    let lock = registers::argument(&ctx, 0);
+    if RELEASES.insert(lock, release, 0).is_err() {
+        count(wire::COUNTER_UNLOCKS_NOT_STORED);
+    }
+    0
+}

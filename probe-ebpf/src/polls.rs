@@ -1,0 +1,308 @@
+//! Start and end of polls: every `tokio::runtime::task::raw::poll` instance at its entry, and the few
+//! places where they return to.
+//!
+//! A thread's polls nest. Which one blocks a runtime, the *active* poll, follows from the classes:
+//!
+//! ```text
+//!   worker loop (blocking) > task                                    task
+//!   spawn_blocking (blocking) > block_on of a runtime > its task     its task
+//!   task > LocalSet inside it > local task                           the outer task
+//!   task, handed off by block_in_place > runtime inside > its task   the inner task
+//!   unclassified > task                                              task
+//! ```
+//!
+//! There is no uretprobe: it would replace the return address on the target's stack, and cut every
+//! backtrace that the target takes of itself during a poll. The return address is read at the entry
+//! instead; user space puts an ordinary probe there.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::bpf_get_attach_cookie,
+    macros::uprobe,
+    programs::ProbeContext,
+};
+use holdup_probe_ebpf::wire;
+
+use crate::{
+    atomics,
+    emit::{count, count_by, emit},
+    maps::{RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
+    registers, threads,
+};
+
+const DEPTH: u32 = wire::POLL_DEPTH as u32;
+
+/// The n-th poll of a thread. The mask is what lets the verifier see the bound.
+#[inline(always)]
+fn frame(thread: *mut wire::Thread, n: u32) -> *mut wire::PollFrame {
+    // SAFETY: masked below POLL_DEPTH, a power of two.
+    unsafe {
+        (&raw mut (*thread).polls)
+            .cast::<wire::PollFrame>()
+            .add((n & (DEPTH - 1)) as usize)
+    }
+}
+
+/// The poll of this thread that blocks a runtime now.
+#[inline(always)]
+pub fn active(thread: *const wire::Thread) -> Option<*mut wire::PollFrame> {
+    let thread = thread.cast_mut();
+    // SAFETY: a thread's record in the map.
+    let active = unsafe { (*thread).active_poll };
+    if active == 0 {
+        None
+    } else {
+        Some(frame(thread, active - 1))
+    }
+}
+
+/// Finds the active poll anew after the polls of the thread changed.
+#[inline(always)]
+fn choose_active(thread: *mut wire::Thread) {
+    let mut chosen = 0;
+    let mut chosen_class = wire::CLASS_UNKNOWN;
+    for n in 0..DEPTH {
+        // SAFETY: a thread's record in the map, written by its own thread only.
+        let poll = unsafe {
+            if n >= (*thread).poll_depth {
+                break;
+            }
+            &*frame(thread, n)
+        };
+        if poll.class == wire::CLASS_BLOCKING || poll.handed_off_ns != 0 {
+            chosen = 0;
+        } else if chosen == 0 || chosen_class == wire::CLASS_UNKNOWN {
+            chosen = n + 1;
+            chosen_class = poll.class;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { (*thread).active_poll = chosen };
+}
+
+/// A `raw::poll` instance is entered. The cookie is the site's index.
+#[uprobe]
+pub fn poll_enter(ctx: ProbeContext) -> u32 {
+    let start_ns = crate::now();
+    // SAFETY: the context of this program.
+    let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    let Some(record) = threads::current_or_new() else {
+        return 0;
+    };
+    // SAFETY: the running thread's record.
+    let thread = unsafe { &raw mut (*record).thread };
+    let stack_pointer = registers::stack_pointer(&ctx);
+    let return_addr = registers::return_address(&ctx);
+
+    close_unseen(thread, stack_pointer);
+
+    let mut class = SITE_CLASS.get(site).copied().unwrap_or(wire::CLASS_UNKNOWN);
+    match RETURN_SITES.get_ptr(return_addr) {
+        // SAFETY: a map value; user space replaces it whole.
+        Some(known) if class == wire::CLASS_UNKNOWN => class = unsafe { (*known).class },
+        Some(_) => {}
+        None => announce_return_site(thread, return_addr, site, start_ns),
+    }
+
+    // SAFETY: the running thread's record, which only this thread writes.
+    unsafe {
+        let depth = (*thread).poll_depth;
+        if depth >= DEPTH {
+            count(wire::COUNTER_POLLS_TOO_DEEP);
+            return 0;
+        }
+        *frame(thread, depth) = wire::PollFrame {
+            start_ns,
+            stack_pointer,
+            task: registers::argument(&ctx, 0),
+            return_addr,
+            handed_off_ns: 0,
+            run_queue_ns: 0,
+            sleep_ns: 0,
+            lock_wait_ns: 0,
+            site,
+            class,
+        };
+        (*thread).poll_depth = depth + 1;
+    }
+    choose_active(thread);
+    0
+}
+
+#[inline(always)]
+fn announce_return_site(thread: *mut wire::Thread, return_addr: u64, site: u32, at_ns: u64) {
+    let unknown = wire::ReturnSiteState {
+        class: wire::CLASS_UNKNOWN,
+        attached: 0,
+    };
+    // Two threads can come here at once: only the one that inserts announces.
+    const NO_EXIST: u64 = 1;
+    if RETURN_SITES.insert(return_addr, unknown, NO_EXIST).is_err() {
+        return;
+    }
+    let event = wire::ReturnSite {
+        header: wire::EventHeader {
+            kind: wire::EVENT_RETURN_SITE,
+            // SAFETY: the running thread's record.
+            tid: unsafe { (*thread).tid },
+            at_ns,
+        },
+        return_addr,
+        site,
+        zero: 0,
+    };
+    if !emit(&event, wire::COUNTER_LOST_OTHER) {
+        // The next poll from there announces it again.
+        let _ = RETURN_SITES.remove(return_addr);
+    }
+}
+
+/// A poll is entered or left at this stack pointer: polls that were entered at the same or a lower one
+/// (the stack grows down) have ended, and their end was missed.
+#[inline(always)]
+fn close_unseen(thread: *mut wire::Thread, stack_pointer: u64) {
+    for _ in 0..DEPTH {
+        // SAFETY: the running thread's record.
+        unsafe {
+            let depth = (*thread).poll_depth;
+            if depth == 0 || depth > DEPTH {
+                return;
+            }
+            let poll = frame(thread, depth - 1);
+            if (*poll).stack_pointer > stack_pointer {
+                return;
+            }
+            end(thread, crate::now(), wire::POLL_END_UNSEEN);
+        }
+    }
+}
+
+/// A poll returned. The probe may stand a few instructions behind the return address, but on a
+/// straight line that leaves the stack pointer alone.
+#[uprobe]
+pub fn poll_exit(ctx: ProbeContext) -> u32 {
+    let at_ns = crate::now();
+    let Some(record) = threads::current() else {
+        count(wire::COUNTER_POLL_END_WITHOUT_START);
+        return 0;
+    };
+    // SAFETY: the running thread's record.
+    let thread = unsafe { &raw mut (*record).thread };
+    let entry_stack_pointer =
+        registers::stack_pointer(&ctx).wrapping_sub(registers::RETURN_POPS);
+    // Polls inside the one that returns now.
+    close_unseen(thread, entry_stack_pointer.wrapping_sub(1));
+    // SAFETY: the running thread's record.
+    unsafe {
+        let depth = (*thread).poll_depth;
+        if depth == 0 || depth > DEPTH {
+            count(wire::COUNTER_POLL_END_WITHOUT_START);
+            return 0;
+        }
+        // Code can jump to the probed instruction without having polled.
+        if (*frame(thread, depth - 1)).stack_pointer == entry_stack_pointer {
+            end(thread, at_ns, 0);
+        }
+    }
+    0
+}
+
+/// Ends the innermost poll.
+///
+/// # Safety
+/// `thread` is the running thread's record, with a `poll_depth` of 1 to DEPTH.
+#[inline(always)]
+unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let index = (*thread).poll_depth - 1;
+        let poll = &*frame(thread, index);
+        let was_active = (*thread).active_poll == index + 1;
+        (*thread).poll_depth = index;
+        let handed_off = poll.handed_off_ns != 0;
+
+        if unseen != 0 {
+            count(wire::COUNTER_POLL_END_UNSEEN);
+        } else {
+            totals(poll.site, at_ns.saturating_sub(poll.start_ns));
+        }
+        if poll.class == wire::CLASS_BLOCKING {
+            count(wire::COUNTER_BLOCKING_POLLS);
+        } else {
+            count(wire::COUNTER_POLLS);
+        }
+        // Where no probe stood at the return address yet, "until the next entry" says nothing about
+        // the poll: it is mostly the worker's idle time.
+        let worthless = unseen != 0 && !is_attached(poll.return_addr);
+        let end_ns = if handed_off { poll.handed_off_ns } else { at_ns };
+        let duration_ns = end_ns.saturating_sub(poll.start_ns);
+        if (was_active || handed_off) && !worthless && duration_ns >= config::threshold_ns() {
+            let mut flags = unseen;
+            if handed_off {
+                // The handoff was seen, so the blocking part has both ends.
+                flags = wire::POLL_HANDED_OFF;
+            }
+            if poll.class == wire::CLASS_UNKNOWN {
+                flags |= wire::POLL_UNCLASSIFIED;
+            }
+            count(wire::COUNTER_LONG_POLLS);
+            count_by(wire::COUNTER_LONG_POLL_NS, duration_ns);
+            let event = wire::LongPoll {
+                header: wire::EventHeader {
+                    kind: wire::EVENT_LONG_POLL,
+                    tid: (*thread).tid,
+                    at_ns: end_ns,
+                },
+                start_ns: poll.start_ns,
+                task: poll.task,
+                return_addr: poll.return_addr,
+                run_queue_ns: poll.run_queue_ns,
+                sleep_ns: poll.sleep_ns,
+                lock_wait_ns: poll.lock_wait_ns,
+                site: poll.site,
+                flags,
+            };
+            if !emit(&event, wire::COUNTER_LOST_LONG_POLLS) {
+                count_by(wire::COUNTER_LOST_LONG_POLL_NS, duration_ns);
+            }
+        }
+    }
+    choose_active(thread);
+}
+
+#[inline(always)]
+fn is_attached(return_addr: u64) -> bool {
+    RETURN_SITES
+        .get_ptr(return_addr)
+        // SAFETY: a map value; user space replaces it whole.
+        .is_some_and(|site| unsafe { (*site).attached } != 0)
+}
+
+#[inline(always)]
+fn totals(site: u32, ns: u64) {
+    if let Some(totals) = SITE_TOTALS.get_ptr_mut(site) {
+        // SAFETY: a map value of three words, aligned.
+        unsafe {
+            atomics::add(&raw mut (*totals).count, 1);
+            atomics::add(&raw mut (*totals).total_ns, ns);
+            atomics::raise(&raw mut (*totals).max_ns, ns);
+        }
+    }
+}
+
+/// `block_in_place` gives the worker's core to another thread: what follows in this poll blocks nobody.
+#[uprobe]
+pub fn poll_handoff(_ctx: ProbeContext) -> u32 {
+    let Some(record) = threads::current() else {
+        return 0;
+    };
+    // SAFETY: the running thread's record.
+    let thread = unsafe { &raw mut (*record).thread };
+    if let Some(poll) = active(thread) {
+        // SAFETY: points into the record.
+        unsafe { (*poll).handed_off_ns = crate::now() };
+        count(wire::COUNTER_HANDOFFS);
+        choose_active(thread);
+    }
+    0
+}

@@ -1,0 +1,141 @@
+//! Off-CPU intervals inside the active poll, from the scheduler's tracepoints.
+//!
+//! ```text
+//!   switched out runnable:  |---------- run queue ----------|
+//!   switched out asleep:    |---- sleep ----|-- run queue --|
+//!                        out             woken             in
+//! ```
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::bpf_pidns_info,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_ns_current_pid_tgid},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use holdup_probe_ebpf::wire;
+
+use crate::{
+    emit::emit,
+    maps::{SWITCH_SCRATCH, THREADS, ThreadRecord, config},
+    polls, unwind,
+};
+
+/// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`
+/// of include/trace/events/sched.h, since 5.18. `prev` is still the running thread.
+#[raw_tracepoint(tracepoint = "sched_switch")]
+pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
+    let preempted = ctx.arg::<u64>(0) as u8 != 0;
+    let prev_state = ctx.arg::<u64>(3) as u32;
+    if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(1)) {
+        switched_out(&ctx, record, preempted || prev_state == 0);
+    }
+    if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(2)) {
+        switched_in(record);
+    }
+    0
+}
+
+#[inline(always)]
+fn switched_out(ctx: &RawTracePointContext, record: *mut ThreadRecord, runnable: bool) {
+    // SAFETY: the thread's own context switch; nobody else writes these fields but `woken_ns`, and
+    // that only while `off_cpu_start_ns` is set.
+    unsafe {
+        let thread = &mut (*record).thread;
+        // Off-CPU time inside a slow path is part of the lock wait.
+        if thread.active_poll == 0 || thread.lock_waits != 0 {
+            return;
+        }
+        thread.off_cpu_stack = match SWITCH_SCRATCH.get_ptr_mut(0) {
+            Some(scratch) => unwind::user_stack(ctx.as_ptr(), scratch),
+            None => 0,
+        };
+        thread.off_cpu_runnable = u32::from(runnable);
+        thread.woken_ns = 0;
+        thread.off_cpu_start_ns = crate::now();
+    }
+}
+
+#[inline(always)]
+fn switched_in(record: *mut ThreadRecord) {
+    // SAFETY: the thread is about to run, so none of its own probes can.
+    unsafe {
+        let thread = &mut (*record).thread;
+        let start_ns = thread.off_cpu_start_ns;
+        if start_ns == 0 {
+            return;
+        }
+        thread.off_cpu_start_ns = 0;
+        let at_ns = crate::now();
+        let whole_ns = at_ns.saturating_sub(start_ns);
+        let runnable_ns = if thread.off_cpu_runnable != 0 {
+            whole_ns
+        } else if thread.woken_ns >= start_ns {
+            at_ns.saturating_sub(thread.woken_ns)
+        } else {
+            0
+        };
+        let Some(poll) = polls::active(thread) else {
+            return;
+        };
+        (*poll).run_queue_ns += runnable_ns;
+        (*poll).sleep_ns += whole_ns - runnable_ns;
+        let poll_start_ns = (*poll).start_ns;
+        if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns() {
+            return;
+        }
+        let interval = wire::OffCpu {
+            header: wire::EventHeader {
+                kind: wire::EVENT_OFF_CPU,
+                tid: thread.tid,
+                at_ns,
+            },
+            poll_start_ns,
+            start_ns,
+            runnable_ns,
+            stack: thread.off_cpu_stack,
+        };
+        emit(&interval, wire::COUNTER_LOST_OFF_CPU);
+    }
+}
+
+/// `TP_PROTO(struct task_struct *p)`: `p` became runnable.
+#[raw_tracepoint(tracepoint = "sched_wakeup")]
+pub fn sched_wakeup(ctx: RawTracePointContext) -> i32 {
+    if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(0)) {
+        // SAFETY: a map value; the only field that a waker writes, while the thread can't run.
+        unsafe {
+            let thread = &mut (*record).thread;
+            if thread.off_cpu_start_ns != 0 && thread.woken_ns == 0 {
+                thread.woken_ns = crate::now();
+            }
+        }
+    }
+    0
+}
+
+/// The running process replaced its image. Says so if it is the target.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
+    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: `ids` is as large as the helper is told.
+    let error = unsafe {
+        bpf_get_ns_current_pid_tgid(
+            config::pid_ns_dev(),
+            config::pid_ns_ino(),
+            &raw mut ids,
+            size_of::<bpf_pidns_info>() as u32,
+        )
+    };
+    if error == 0 && ids.tgid == config::target_tgid() {
+        let change = wire::ProcessChange {
+            header: wire::EventHeader {
+                kind: wire::EVENT_PROCESS_EXEC,
+                tid: bpf_get_current_pid_tgid() as u32,
+                at_ns: crate::now(),
+            },
+        };
+        emit(&change, wire::COUNTER_LOST_OTHER);
+    }
+    0
+}

@@ -1,0 +1,62 @@
+//! The record of a thread: found, made, and removed when the thread leaves.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use holdup_probe_ebpf::wire;
+
+use crate::{
+    emit::{count, emit},
+    maps::{EMPTY_THREAD, THREADS, ThreadRecord},
+};
+
+/// Key of the running thread's record.
+#[inline(always)]
+pub fn current_key() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+/// The running thread's record, if it has one.
+#[inline(always)]
+pub fn current() -> Option<*mut ThreadRecord> {
+    THREADS.get_ptr_mut(current_key())
+}
+
+/// The running thread's record, made if need be. None when the map is full.
+#[inline(always)]
+pub fn current_or_new() -> Option<*mut ThreadRecord> {
+    let key = current_key();
+    if let Some(record) = THREADS.get_ptr_mut(key) {
+        return Some(record);
+    }
+    let empty = EMPTY_THREAD.get(0)?;
+    if THREADS.insert(key, empty, 0).is_err() {
+        count(wire::COUNTER_THREADS_NOT_TRACKED);
+        return None;
+    }
+    let record = THREADS.get_ptr_mut(key)?;
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: the pointer is the map's value; only its own thread writes it.
+    unsafe { (*record).thread.tid = tid };
+    let seen = wire::ThreadSeen {
+        header: wire::EventHeader {
+            kind: wire::EVENT_THREAD_SEEN,
+            tid,
+            at_ns: crate::now(),
+        },
+        comm: bpf_get_current_comm().unwrap_or([0; 16]),
+    };
+    emit(&seen, wire::COUNTER_LOST_OTHER);
+    Some(record)
+}
+
+/// A thread leaves: its record goes, before the kernel can give the same `task_struct` to another.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
+    // An error means that the thread had no record.
+    let _ = THREADS.remove(current_key());
+    0
+}
