@@ -7,7 +7,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     emit::{count, emit},
     maps::{SAMPLE_SCRATCH, config},
-    polls, threads, unwind,
+    polls, threads, unwind, window,
 };
 
 /// One tick of the CPU clock.
@@ -28,7 +28,9 @@ pub fn cpu_sample(ctx: PerfEventContext) -> u32 {
     // SAFETY: points into the record.
     let poll_start_ns = unsafe { (*poll).start_ns };
     let at_ns = crate::now();
-    if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns() {
+    if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns()
+        || !window::includes(poll_start_ns)
+    {
         return 0;
     }
     let Some(scratch) = SAMPLE_SCRATCH.get_ptr_mut(0) else {

@@ -18,7 +18,7 @@ use crate::{
     atomics,
     emit::{count, emit},
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, RELEASES, Release, config},
-    polls, registers, threads, unwind,
+    polls, registers, threads, unwind, window,
 };
 
 const DEPTH: u32 = wire::LOCK_DEPTH as u32;
@@ -177,22 +177,35 @@ unsafe fn ended(
     at_ns: u64,
     returned: u64,
 ) {
+    let recording = window::get();
+    // A wait that goes on behind the recording's end is cut there.
+    let cut = at_ns > recording.stop_ns;
+    let at_ns = if cut { recording.stop_ns } else { at_ns };
     let wait_ns = at_ns.saturating_sub(wait.start_ns);
+    let recorded = window::includes(wait.start_ns);
     let is_condvar = wait.operation == wire::LOCK_CONDVAR;
-    count(if is_condvar {
-        wire::COUNTER_CONDVAR_WAITS
-    } else {
-        wire::COUNTER_LOCK_WAITS
-    });
+    if recorded && !cut {
+        count(if is_condvar {
+            wire::COUNTER_CONDVAR_WAITS
+        } else {
+            wire::COUNTER_LOCK_WAITS
+        });
+    }
     let mut key = wire::LockWaitKey {
         lock: wait.lock,
         waiter_stack: wait.waiter_stack,
         holder_stack: 0,
         operation: wait.operation,
-        outcome: outcome(wait, at_ns, returned),
+        outcome: if cut {
+            wire::OUTCOME_STILL_WAITING
+        } else {
+            outcome(wait, at_ns, returned)
+        },
     };
     if is_condvar {
-        aggregate(&key, wait_ns);
+        if recorded && !cut {
+            aggregate(&key, wait_ns);
+        }
         return;
     }
     let mut holder_tid = 0;
@@ -204,7 +217,9 @@ unsafe fn ended(
             holder_tid = release.tid;
         }
     }
-    aggregate(&key, wait_ns);
+    if recorded && !cut {
+        aggregate(&key, wait_ns);
+    }
 
     let mut poll_start_ns = 0;
     let mut poll_is_old = false;
@@ -216,7 +231,9 @@ unsafe fn ended(
         }
         poll_is_old = at_ns.saturating_sub(poll_start_ns) >= config::sample_after_ns();
     }
-    if poll_is_old || wait_ns >= config::threshold_ns() {
+    if (poll_is_old && window::includes(poll_start_ns))
+        || (recorded && wait_ns >= config::threshold_ns())
+    {
         let event = wire::LockWait {
             header: wire::EventHeader {
                 kind: wire::EVENT_LOCK_WAIT,
@@ -279,6 +296,10 @@ fn aggregate(key: &wire::LockWaitKey, wait_ns: u64) {
         atomics::add(&raw mut (*totals).count, 1);
         atomics::add(&raw mut (*totals).total_ns, wait_ns);
         atomics::raise(&raw mut (*totals).max_ns, wait_ns);
+        if wait_ns >= wire::LONG_WAIT_NS {
+            atomics::add(&raw mut (*totals).long_count, 1);
+            atomics::add(&raw mut (*totals).long_total_ns, wait_ns);
+        }
         let bucket = log2(wait_ns);
         let last = wire::LOCK_WAIT_BUCKETS as u32 - 1;
         let bucket = if bucket > last { last } else { bucket };

@@ -25,6 +25,8 @@ mod sched;
 mod threads;
 #[cfg(target_arch = "bpf")]
 mod unwind;
+#[cfg(target_arch = "bpf")]
+mod window;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

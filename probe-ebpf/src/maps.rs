@@ -59,6 +59,10 @@ pub struct ThreadRecord {
     pub scratch: StackScratch,
 }
 
+/// The recording's start and end.
+#[map]
+pub static WINDOW: Array<wire::Window> = Array::with_max_entries(1, 0);
+
 /// Events for user space. User space may change the size.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);

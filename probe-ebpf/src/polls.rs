@@ -27,7 +27,7 @@ use crate::{
     atomics,
     emit::{count, count_by, emit},
     maps::{RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
-    registers, threads,
+    registers, threads, window,
 };
 
 const DEPTH: u32 = wire::POLL_DEPTH as u32;
@@ -221,27 +221,42 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
         (*thread).poll_depth = index;
         let handed_off = poll.handed_off_ns != 0;
 
-        if unseen != 0 {
-            count(wire::COUNTER_POLL_END_UNSEEN);
-        } else {
-            totals(poll.site, at_ns.saturating_sub(poll.start_ns));
-        }
-        if poll.class == wire::CLASS_BLOCKING {
-            count(wire::COUNTER_BLOCKING_POLLS);
-        } else {
-            count(wire::COUNTER_POLLS);
+        let recording = window::get();
+        let recorded = window::includes(poll.start_ns);
+        // A poll that goes on behind the recording's end is cut there.
+        let cut = at_ns > recording.stop_ns;
+        let at_ns = if cut { recording.stop_ns } else { at_ns };
+        if recorded && !cut {
+            if unseen != 0 {
+                count(wire::COUNTER_POLL_END_UNSEEN);
+            } else {
+                totals(poll.site, at_ns.saturating_sub(poll.start_ns));
+            }
+            count(if poll.class == wire::CLASS_BLOCKING {
+                wire::COUNTER_BLOCKING_POLLS
+            } else {
+                wire::COUNTER_POLLS
+            });
         }
         // Where no probe stood at the return address yet, "until the next entry" says nothing about
         // the poll: it is mostly the worker's idle time.
         let worthless = unseen != 0 && !is_attached(poll.return_addr);
-        let end_ns = if handed_off { poll.handed_off_ns } else { at_ns };
+        let blocks_until_handoff = handed_off && poll.handed_off_ns <= at_ns;
+        let end_ns = if blocks_until_handoff { poll.handed_off_ns } else { at_ns };
         let duration_ns = end_ns.saturating_sub(poll.start_ns);
-        if (was_active || handed_off) && !worthless && duration_ns >= config::threshold_ns() {
-            let mut flags = unseen;
-            if handed_off {
-                // The handoff was seen, so the blocking part has both ends.
-                flags = wire::POLL_HANDED_OFF;
-            }
+        let long = (was_active || handed_off) && !worthless && duration_ns >= config::threshold_ns();
+        if long && !recorded && !cut && at_ns >= recording.start_ns {
+            count(wire::COUNTER_LONG_POLLS_BEGAN_EARLIER);
+        }
+        if long && recorded {
+            let mut flags = if blocks_until_handoff {
+                // The hand-off was seen, so the blocking part has both ends.
+                wire::POLL_HANDED_OFF
+            } else if cut {
+                wire::POLL_STILL_RUNNING
+            } else {
+                unseen
+            };
             if poll.class == wire::CLASS_UNKNOWN {
                 flags |= wire::POLL_UNCLASSIFIED;
             }

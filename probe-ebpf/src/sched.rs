@@ -18,7 +18,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     emit::emit,
     maps::{SWITCH_SCRATCH, THREADS, ThreadRecord, config},
-    polls, unwind,
+    polls, unwind, window,
 };
 
 /// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`
@@ -81,7 +81,9 @@ fn switched_in(record: *mut ThreadRecord) {
         (*poll).run_queue_ns += runnable_ns;
         (*poll).sleep_ns += whole_ns - runnable_ns;
         let poll_start_ns = (*poll).start_ns;
-        if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns() {
+        if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns()
+            || !window::includes(poll_start_ns)
+        {
             return;
         }
         let interval = wire::OffCpu {
@@ -128,7 +130,7 @@ pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
         )
     };
     if error == 0 && ids.tgid == config::target_tgid() {
-        let change = wire::ProcessChange {
+        let change = wire::ProcessExec {
             header: wire::EventHeader {
                 kind: wire::EVENT_PROCESS_EXEC,
                 tid: bpf_get_current_pid_tgid() as u32,

@@ -28,10 +28,8 @@ pub const EVENT_OFF_CPU: u32 = 4;
 pub const EVENT_LONG_POLL: u32 = 5;
 /// [`LockWait`].
 pub const EVENT_LOCK_WAIT: u32 = 6;
-/// [`ProcessChange`]: the target replaced its image.
+/// [`ProcessExec`].
 pub const EVENT_PROCESS_EXEC: u32 = 7;
-/// [`ProcessChange`]: the target's last thread left.
-pub const EVENT_PROCESS_EXIT: u32 = 8;
 
 /// First bytes of every event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -108,8 +106,8 @@ pub const POLL_HANDED_OFF: u32 = 1 << 0;
 pub const POLL_END_UNSEEN: u32 = 1 << 1;
 /// Neither DWARF nor the return address had told yet whether this is a scheduler poll.
 pub const POLL_UNCLASSIFIED: u32 = 1 << 2;
-/// The poll was still running when the capture ended; its duration is a lower bound. Written by
-/// user space from the thread map, never by the kernel side.
+/// The poll was still running when the recording ended, which is the end that is given: its duration
+/// is a lower bound.
 pub const POLL_STILL_RUNNING: u32 = 1 << 3;
 
 /// A poll that lasted at least the threshold. It ends at `header.at_ns`.
@@ -171,8 +169,8 @@ pub const fn lock_cookie_deadline_argument(cookie: u64) -> u32 {
 pub const OUTCOME_ACQUIRED: u32 = 1;
 /// The wait ended without it, at its deadline.
 pub const OUTCOME_TIMED_OUT: u32 = 2;
-/// The wait had not ended when the capture did; its duration is a lower bound. Written by user
-/// space from the thread map, never by the kernel side.
+/// The wait had not ended when the recording did, which is the end that is given: its duration is a
+/// lower bound. In events only, never in the aggregation.
 pub const OUTCOME_STILL_WAITING: u32 = 3;
 
 /// A lock wait over the threshold, or one inside a poll that was already older than the sampling
@@ -203,11 +201,11 @@ pub struct LockWait {
     pub zero: u32,
 }
 
-/// The target's image was replaced, or its last thread left.
+/// The target replaced its image: what follows belongs to another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct ProcessChange {
-    /// `kind` is [`EVENT_PROCESS_EXEC`] or [`EVENT_PROCESS_EXIT`].
+pub struct ProcessExec {
+    /// `kind` is [`EVENT_PROCESS_EXEC`].
     pub header: EventHeader,
 }
 
@@ -248,6 +246,10 @@ pub struct LockWaitKey {
 /// Buckets of [`LockWaitTotals::log2_histogram`]: 2^39 ns is nine minutes, the last one is open.
 pub const LOCK_WAIT_BUCKETS: usize = 40;
 
+/// Waits of at least this long are counted apart: shorter ones are mostly spinning, which says little
+/// about a lock and varies with the machine.
+pub const LONG_WAIT_NS: u64 = 100_000;
+
 /// Value of the lock wait aggregation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -258,6 +260,10 @@ pub struct LockWaitTotals {
     pub total_ns: u64,
     /// The longest one.
     pub max_ns: u64,
+    /// Of these, the waits of at least [`LONG_WAIT_NS`].
+    pub long_count: u64,
+    /// Their summed duration.
+    pub long_total_ns: u64,
     /// Bucket i counts waits of 2^i up to (excluding) 2^(i+1) ns.
     pub log2_histogram: [u64; LOCK_WAIT_BUCKETS],
 }
@@ -279,6 +285,17 @@ pub struct PollSiteTotals {
     pub total_ns: u64,
     /// The longest one.
     pub max_ns: u64,
+}
+
+/// The recording: what begins before it is left out, what ends after it is cut at its end. Set by user
+/// space while the programs are attached, so that attaching and detaching fall outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Window {
+    /// Its start; `u64::MAX` until there is one.
+    pub start_ns: u64,
+    /// Its end; `u64::MAX` until there is one.
+    pub stop_ns: u64,
 }
 
 /// Most poll instances that one binary can have probed.
@@ -338,8 +355,10 @@ pub const COUNTER_UNLOCKS_NOT_STORED: u32 = 23;
 pub const COUNTER_SAMPLES: u32 = 24;
 /// Polls that `block_in_place` cut short.
 pub const COUNTER_HANDOFFS: u32 = 25;
+/// Long polls that ended within the recording but began before it: they are left out.
+pub const COUNTER_LONG_POLLS_BEGAN_EARLIER: u32 = 26;
 /// How many counters there are.
-pub const COUNTERS: u32 = 26;
+pub const COUNTERS: u32 = 27;
 
 // ---------------------------------------------------------------------------------------------
 // The record of a thread, read by user space at the end for what is still under way.
@@ -453,7 +472,7 @@ mod tests {
         assert_eq!(size_of::<OffCpu>(), 48);
         assert_eq!(size_of::<LongPoll>(), 72);
         assert_eq!(size_of::<LockWait>(), 72);
-        assert_eq!(size_of::<ProcessChange>(), 16);
+        assert_eq!(size_of::<ProcessExec>(), 16);
         assert_eq!(size_of::<Stack>(), 8 + 8 * STACK_FRAMES);
     }
 
