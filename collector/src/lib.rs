@@ -5,4 +5,6 @@
 
 pub mod capture;
 pub mod event;
+pub mod probe;
 pub mod symbolize;
+pub mod target;

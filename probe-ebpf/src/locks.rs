@@ -91,11 +91,14 @@ fn deadline(ctx: &ProbeContext, cookie: u64) -> u64 {
     if at == 0 {
         return 0;
     }
-    let (seconds, nanos) = if at == 1 {
-        (registers::argument(ctx, 1), registers::argument(ctx, 2))
-    } else {
-        (registers::argument(ctx, 2), registers::argument(ctx, 3))
-    };
+    // All three are read before the choice: out of two loads in two branches the compiler makes one at a
+    // computed offset, which the verifier does not allow in a context.
+    let (second, third, fourth) = (
+        registers::argument(ctx, 1),
+        registers::argument(ctx, 2),
+        registers::argument(ctx, 3),
+    );
+    let (seconds, nanos) = if at == 1 { (second, third) } else { (third, fourth) };
     let nanos = nanos & 0xffff_ffff;
     if nanos >= SECOND || seconds >= u64::MAX / SECOND {
         0

@@ -1,0 +1,364 @@
+//! The programs of one recording: loaded, attached, detached.
+
+use std::collections::HashMap;
+use std::fs;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::linux::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
+use aya::programs::{PerfEvent, RawTracePoint, UProbe};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+
+use super::uprobe_multi::{self, MultiPrograms};
+use super::{OBJECT, ProbeError, Records};
+use crate::event::{Nanos, Pid};
+
+/// What the programs are loaded with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A poll or a lock wait of at least this long gets an event of its own.
+    pub threshold: Nanos,
+    /// Samples and intervals are kept once a poll is this old.
+    pub sample_after: Nanos,
+    /// CPU samples for each second and CPU.
+    pub frequency_hz: u32,
+    /// Size of the ring buffer: a power of two, at least a page.
+    pub ring_buffer_bytes: u32,
+    /// Attach many uprobes with one link where the kernel has that.
+    pub uprobe_multi: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let threshold = Nanos(5_000_000);
+        Config {
+            threshold,
+            // A quarter: three quarters of the shortest long poll are sampled, and polls of ordinary
+            // length cost nothing.
+            sample_after: Nanos(threshold.0 / 4),
+            frequency_hz: 997,
+            ring_buffer_bytes: 8 << 20,
+            uprobe_multi: true,
+        }
+    }
+}
+
+/// A program that runs at uprobes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UprobeProgram {
+    /// Entry of a lock's slow path; the cookie is a `wire::lock_cookie`.
+    LockEnter,
+    /// Return of a lock's slow path.
+    LockReturn,
+    /// Entry of a lock's slow unlock.
+    UnlockEnter,
+    /// Entry of a poll; the cookie is the site's index.
+    PollEnter,
+    /// A place that polls return to.
+    PollExit,
+    /// `block_in_place` hands the worker's core off.
+    PollHandoff,
+}
+
+impl UprobeProgram {
+    fn name(self) -> &'static str {
+        match self {
+            UprobeProgram::LockEnter => "lock_enter",
+            UprobeProgram::LockReturn => "lock_return",
+            UprobeProgram::UnlockEnter => "unlock_enter",
+            UprobeProgram::PollEnter => "poll_enter",
+            UprobeProgram::PollExit => "poll_exit",
+            UprobeProgram::PollHandoff => "poll_handoff",
+        }
+    }
+}
+
+/// One place for a uprobe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UprobePoint {
+    /// Offset of the instruction in the file.
+    pub file_offset: u64,
+    /// What the program is told about the place.
+    pub cookie: u64,
+}
+
+/// Loaded programs and their links. Dropping it detaches everything.
+pub struct Probes {
+    pub(super) ebpf: Ebpf,
+    multi: Option<MultiPrograms>,
+    multi_fds: HashMap<UprobeProgram, OwnedFd>,
+    links: Vec<OwnedFd>,
+    pid: Pid,
+}
+
+impl Probes {
+    /// Makes the maps for a target with `sites` poll instances. Programs are loaded when they are attached.
+    pub fn load(config: &Config, pid: Pid, sites: u32) -> Result<Probes, ProbeError> {
+        let pid_ns = fs::metadata("/proc/self/ns/pid")
+            .map_err(|error| ProbeError::from_io("look at its own PID namespace", error))?;
+        let (device, inode) = (kernel_device(pid_ns.st_dev()), pid_ns.st_ino());
+        let ebpf = EbpfLoader::new()
+            // The log is asked for again by whoever meets an error.
+            .verifier_log_level(VerifierLogLevel::DISABLE)
+            .override_global("THRESHOLD_NS", &config.threshold.0, true)
+            .override_global("SAMPLE_AFTER_NS", &config.sample_after.0, true)
+            .override_global("TARGET_TGID", &pid.0, true)
+            .override_global("PID_NS_DEV", &device, true)
+            .override_global("PID_NS_INO", &inode, true)
+            .map_max_entries("EVENTS", config.ring_buffer_bytes)
+            .map_max_entries("SITE_TOTALS", sites.max(1))
+            .load(OBJECT)
+            .map_err(|error| ProbeError::from_aya("make BPF maps", &error))?;
+        let multi_is_there = config.uprobe_multi
+            && uprobe_multi::is_supported()
+                .map_err(|error| ProbeError::from_io("load a BPF program", error))?;
+        let multi = if multi_is_there {
+            let fds = ebpf
+                .maps()
+                .filter_map(|(name, map)| Some((name.to_owned(), map_fd(map)?)))
+                .collect();
+            Some(MultiPrograms::relocate(OBJECT, &fds)?)
+        } else {
+            None
+        };
+        Ok(Probes {
+            ebpf,
+            multi,
+            multi_fds: HashMap::new(),
+            links: Vec::new(),
+            pid,
+        })
+    }
+
+    /// Whether many uprobes can share one link; where not, each one costs 0.1 s to detach.
+    pub fn has_uprobe_multi(&self) -> bool {
+        self.multi.is_some()
+    }
+
+    /// The ring buffer. Can be taken once, inside a Tokio runtime.
+    pub fn records(&mut self) -> Result<Records, ProbeError> {
+        let missing = || ProbeError::Object("has no ring buffer".to_owned());
+        let map = self.ebpf.take_map("EVENTS").ok_or_else(missing)?;
+        let ring = RingBuf::try_from(map)
+            .map_err(|error| ProbeError::from_aya("map its ring buffer", &error))?;
+        Records::new(ring).map_err(|error| ProbeError::from_io("wait for BPF records", error))
+    }
+
+    /// Attaches a program to places in a file that the target has mapped, as that file is found under
+    /// `file` from here. All or nothing.
+    pub fn attach_uprobes(
+        &mut self,
+        program: UprobeProgram,
+        file: &Path,
+        points: &[UprobePoint],
+    ) -> Result<(), ProbeError> {
+        if points.is_empty() {
+            return Ok(());
+        }
+        let attempted = || {
+            format!(
+                "attach {} uprobes ({}) to {}",
+                points.len(),
+                program.name(),
+                file.display()
+            )
+        };
+        let at_return = program == UprobeProgram::LockReturn;
+        if let Some(multi) = &self.multi {
+            let fd = match self.multi_fds.entry(program) {
+                std::collections::hash_map::Entry::Occupied(loaded) => loaded.into_mut(),
+                std::collections::hash_map::Entry::Vacant(empty) => {
+                    empty.insert(multi.load(program.name())?)
+                }
+            };
+            let link = uprobe_multi::attach(fd.as_fd(), file, points, self.pid.0, at_return)
+                .map_err(|error| ProbeError::from_io(attempted(), error))?;
+            self.links.push(link);
+            return Ok(());
+        }
+        let Some(pid) = NonZeroU32::new(self.pid.0) else {
+            return Err(ProbeError::Object("was given process 0".to_owned()));
+        };
+        let uprobe: &mut UProbe = program_of(&mut self.ebpf, program.name())?;
+        if uprobe.fd().is_err() {
+            uprobe
+                .load()
+                .map_err(|error| ProbeError::from_aya(program.name(), &error))?;
+        }
+        for point in points {
+            let at = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(point.file_offset),
+                cookie: Some(point.cookie),
+            };
+            uprobe
+                .attach(at, file, UProbeScope::OneProcess(pid))
+                .map_err(|error| ProbeError::from_aya(attempted(), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Follows the scheduler: off-CPU intervals, and threads and programs that end.
+    pub fn attach_scheduler(&mut self) -> Result<(), ProbeError> {
+        for (name, tracepoint) in [
+            ("thread_exit", "sched_process_exit"),
+            ("process_exec", "sched_process_exec"),
+            ("sched_switch", "sched_switch"),
+            ("sched_wakeup", "sched_wakeup"),
+        ] {
+            let program: &mut RawTracePoint = program_of(&mut self.ebpf, name)?;
+            program
+                .load()
+                .map_err(|error| ProbeError::from_aya(name, &error))?;
+            program.attach(tracepoint).map_err(|error| {
+                ProbeError::from_aya(format!("attach to the tracepoint {tracepoint}"), &error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Samples every CPU. Returns how many there are.
+    pub fn attach_cpu_clock(&mut self, frequency_hz: u32) -> Result<u32, ProbeError> {
+        let cpus = aya::util::online_cpus()
+            .map_err(|(file, error)| ProbeError::from_io(format!("read {file}"), error))?;
+        let program: &mut PerfEvent = program_of(&mut self.ebpf, "cpu_sample")?;
+        program
+            .load()
+            .map_err(|error| ProbeError::from_aya("cpu_sample", &error))?;
+        let count = cpus.len() as u32;
+        for cpu in cpus {
+            program
+                .attach(
+                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    // Not a frequency: the kernel would adapt the period to the load of each CPU.
+                    SamplePolicy::Period(1_000_000_000 / u64::from(frequency_hz.max(1))),
+                    false,
+                )
+                .map_err(|error| {
+                    ProbeError::from_aya(format!("sample the clock of CPU {cpu}"), &error)
+                })?;
+        }
+        Ok(count)
+    }
+
+    /// Detaches everything; the maps can still be read. Returns how long it took.
+    pub fn detach(&mut self) -> Duration {
+        let start = Instant::now();
+        // The scheduler's tracepoints go first: they cost every context switch of the host.
+        let names: Vec<String> = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for name in &names {
+            let unloaded = match self.ebpf.program_mut(name) {
+                Some(aya::programs::Program::RawTracePoint(program)) => program.unload(),
+                Some(aya::programs::Program::PerfEvent(program)) => program.unload(),
+                _ => Ok(()),
+            };
+            if let Err(error) = unloaded {
+                tracing::debug!(program = %name, %error, "was not loaded");
+            }
+        }
+        self.links.clear();
+        self.multi_fds.clear();
+        for name in &names {
+            if let Some(aya::programs::Program::UProbe(program)) = self.ebpf.program_mut(name)
+                && let Err(error) = program.unload()
+            {
+                tracing::debug!(program = %name, %error, "was not loaded");
+            }
+        }
+        start.elapsed()
+    }
+}
+
+fn program_of<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, ProbeError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| ProbeError::Object(format!("has no program {name}")))
+}
+
+fn map_fd(map: &Map) -> Option<RawFd> {
+    let data: &MapData = match map {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::RingBuf(data) => data,
+        _ => return None,
+    };
+    Some(data.fd().as_fd().as_raw_fd())
+}
+
+/// A device number as the kernel has it (`MKDEV` of include/linux/kdev_t.h), which is what
+/// `bpf_get_ns_current_pid_tgid` compares with; stat gives it in another encoding.
+fn kernel_device(stat_device: u64) -> u64 {
+    u64::from(libc::major(stat_device)) << 20 | u64::from(libc::minor(stat_device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Attached to a function of this very test, so that the whole way is gone: load, relocate, attach,
+    /// detach, by either kind of link.
+    fn every_program_loads_and_attaches(uprobe_multi: bool) {
+        let config = Config {
+            uprobe_multi,
+            ..Config::default()
+        };
+        let mut probes =
+            Probes::load(&config, Pid(std::process::id()), 1).expect("maps can be made as root");
+        assert_eq!(probes.has_uprobe_multi(), uprobe_multi);
+        let bytes = fs::read("/proc/self/exe").expect("this test is readable");
+        let elf = crate::target::Elf::parse(&bytes).expect("this test is an ELF file");
+        let function = elf
+            .symbols()
+            .find(|symbol| symbol.demangled().ends_with("load::map_fd"))
+            .expect("the function is in the binary");
+        let point = UprobePoint {
+            file_offset: elf.file_offset(function.vaddr).expect("code is in the file"),
+            cookie: 1,
+        };
+        for program in [
+            UprobeProgram::LockEnter,
+            UprobeProgram::LockReturn,
+            UprobeProgram::UnlockEnter,
+            UprobeProgram::PollEnter,
+            UprobeProgram::PollExit,
+            UprobeProgram::PollHandoff,
+        ] {
+            if let Err(error) =
+                probes.attach_uprobes(program, Path::new("/proc/self/exe"), &[point])
+            {
+                panic!("{program:?}: {error}");
+            }
+        }
+        if let Err(error) = probes.attach_scheduler() {
+            panic!("{error}");
+        }
+        let cpus = probes.attach_cpu_clock(997).expect("CPU clocks can be sampled as root");
+        assert!(cpus >= 1);
+        eprintln!("detached in {:?}", probes.detach());
+        assert_eq!(probes.lock_waits().expect("the map can be read"), Vec::new());
+    }
+
+    /// The kernel that runs here verifies every program.
+    #[test]
+    #[ignore = "needs root: run by `cargo xtask test`"]
+    fn every_program_loads_behind_one_link() {
+        every_program_loads_and_attaches(true);
+    }
+
+    /// The same on the way that kernels before 6.6 need.
+    #[test]
+    #[ignore = "needs root: run by `cargo xtask test`"]
+    fn every_program_loads_behind_perf_events() {
+        every_program_loads_and_attaches(false);
+    }
+}

@@ -1,0 +1,178 @@
+//! The maps' contents, and what user space writes into them.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use zerocopy::{FromBytes, IntoBytes as _};
+
+use super::{ProbeError, Probes, wire};
+
+/// Most stacks and lock waits that one map can hold (`probe-ebpf/src/maps.rs`); a bound for loops over
+/// maps that others change meanwhile.
+const MOST_ENTRIES: usize = 1 << 16;
+
+impl Probes {
+    /// Bounds the recording; `u64::MAX` for a bound that is not known yet.
+    pub fn set_window(&mut self, window: wire::Window) -> Result<(), ProbeError> {
+        self.array_set("WINDOW", 0, window.as_bytes())
+    }
+
+    /// Tells what a poll site runs: a `CLASS_` code.
+    pub fn set_site_class(&mut self, site: u32, class: u32) -> Result<(), ProbeError> {
+        self.array_set("SITE_CLASS", site, class.as_bytes())
+    }
+
+    fn array_set(&mut self, name: &'static str, index: u32, value: &[u8]) -> Result<(), ProbeError> {
+        let failed = |reason: String| ProbeError::Map {
+            attempted: "write to",
+            map: name,
+            reason,
+        };
+        let map = self.ebpf.map_mut(name).ok_or_else(|| failed("no such map".to_owned()))?;
+        let result = match value.len() {
+            4 => {
+                let mut bytes = [0; 4];
+                bytes.copy_from_slice(value);
+                Array::<_, [u8; 4]>::try_from(map).and_then(|mut array| array.set(index, bytes, 0))
+            }
+            16 => {
+                let mut bytes = [0; 16];
+                bytes.copy_from_slice(value);
+                Array::<_, [u8; 16]>::try_from(map).and_then(|mut array| array.set(index, bytes, 0))
+            }
+            other => return Err(failed(format!("no map has values of {other} bytes"))),
+        };
+        result.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Tells what a return address of polls is and whether a probe is there.
+    pub fn set_return_site(
+        &mut self,
+        return_addr: u64,
+        state: wire::ReturnSiteState,
+    ) -> Result<(), ProbeError> {
+        let failed = |reason: String| ProbeError::Map {
+            attempted: "write to",
+            map: "RETURN_SITES",
+            reason,
+        };
+        let map = self
+            .ebpf
+            .map_mut("RETURN_SITES")
+            .ok_or_else(|| failed("no such map".to_owned()))?;
+        let mut bytes = [0; size_of::<wire::ReturnSiteState>()];
+        bytes.copy_from_slice(state.as_bytes());
+        HashMap::<_, u64, [u8; size_of::<wire::ReturnSiteState>()]>::try_from(map)
+            .and_then(|mut map| map.insert(return_addr, bytes, 0))
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    /// Every lock wait, summed.
+    pub fn lock_waits(
+        &self,
+    ) -> Result<Vec<(wire::LockWaitKey, wire::LockWaitTotals)>, ProbeError> {
+        const KEY: usize = size_of::<wire::LockWaitKey>();
+        const VALUE: usize = size_of::<wire::LockWaitTotals>();
+        Ok(self
+            .hash_entries::<[u8; KEY], [u8; VALUE]>("LOCK_WAITS")?
+            .into_iter()
+            .filter_map(|(key, value)| Some((read(&key)?, read(&value)?)))
+            .collect())
+    }
+
+    /// Interned stacks: raw frames by key.
+    pub fn stacks(&self) -> Result<BTreeMap<u64, Vec<u64>>, ProbeError> {
+        const VALUE: usize = size_of::<wire::Stack>();
+        Ok(self
+            .hash_entries::<u64, [u8; VALUE]>("STACKS")?
+            .into_iter()
+            .filter_map(|(key, value)| {
+                let stack: wire::Stack = read(&value)?;
+                let frames = (stack.frames as usize).min(wire::STACK_FRAMES);
+                Some((key, stack.addrs[..frames].to_vec()))
+            })
+            .collect())
+    }
+
+    /// Records of the threads that were seen and still live.
+    pub fn threads(&self) -> Result<Vec<wire::Thread>, ProbeError> {
+        /// The kernel side's record is larger: what only it needs stands behind the prefix.
+        const VALUE: usize = size_of::<wire::Thread>() + (wire::STACK_FRAMES + 2) * 8;
+        Ok(self
+            .hash_entries::<u64, [u8; VALUE]>("THREADS")?
+            .into_iter()
+            .filter_map(|(_, value)| read(&value[..size_of::<wire::Thread>()]))
+            .collect())
+    }
+
+    fn hash_entries<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<(K, V)>, ProbeError> {
+        let failed = |reason: String| ProbeError::Map {
+            attempted: "read",
+            map: name,
+            reason,
+        };
+        let map = self.ebpf.map(name).ok_or_else(|| failed("no such map".to_owned()))?;
+        let map: HashMap<&MapData, K, V> =
+            HashMap::try_from(map).map_err(|error| failed(error.to_string()))?;
+        let mut entries = Vec::new();
+        for entry in map.iter().take(MOST_ENTRIES) {
+            match entry {
+                Ok(entry) => entries.push(entry),
+                // A thread left between two steps of the iteration: only that entry is gone.
+                Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<[u64; wire::COUNTERS as usize], ProbeError> {
+        let mut sums = [0; wire::COUNTERS as usize];
+        for cpu in self.per_cpu::<[u64; wire::COUNTERS as usize]>("COUNTERS", 0)? {
+            for (sum, value) in sums.iter_mut().zip(cpu) {
+                *sum += value;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// What was seen of a poll site.
+    pub fn site_totals(&self, site: u32) -> Result<wire::PollSiteTotals, ProbeError> {
+        const VALUE: usize = size_of::<wire::PollSiteTotals>();
+        let mut sum = wire::PollSiteTotals {
+            count: 0,
+            total_ns: 0,
+            max_ns: 0,
+        };
+        for cpu in self.per_cpu::<[u8; VALUE]>("SITE_TOTALS", site)? {
+            if let Some(cpu) = read::<wire::PollSiteTotals>(&cpu) {
+                sum.count += cpu.count;
+                sum.total_ns += cpu.total_ns;
+                sum.max_ns = sum.max_ns.max(cpu.max_ns);
+            }
+        }
+        Ok(sum)
+    }
+
+    fn per_cpu<V: aya::Pod>(&self, name: &'static str, index: u32) -> Result<Vec<V>, ProbeError> {
+        let failed = |reason: String| ProbeError::Map {
+            attempted: "read",
+            map: name,
+            reason,
+        };
+        let map = self.ebpf.map(name).ok_or_else(|| failed("no such map".to_owned()))?;
+        let map: PerCpuArray<&MapData, V> =
+            PerCpuArray::try_from(map).map_err(|error| failed(error.to_string()))?;
+        let values = map.get(&index, 0).map_err(|error| failed(error.to_string()))?;
+        Ok(values.iter().copied().collect())
+    }
+}
+
+fn read<T: FromBytes>(bytes: &(impl Borrow<[u8]> + ?Sized)) -> Option<T> {
+    T::read_from_bytes(bytes.borrow()).ok()
+}
