@@ -132,8 +132,9 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn announce_return_site(thread: *mut wire::Thread, return_addr: u64, site: u32, at_ns: u64) {
     let unknown = wire::ReturnSiteState {
+        attached_ns: 0,
         class: wire::CLASS_UNKNOWN,
-        attached: 0,
+        zero: 0,
     };
     // Two threads can come here at once: only the one that inserts announces.
     const NO_EXIST: u64 = 1;
@@ -238,9 +239,9 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
                 wire::COUNTER_POLLS
             });
         }
-        // Where no probe stood at the return address yet, "until the next entry" says nothing about
-        // the poll: it is mostly the worker's idle time.
-        let worthless = unseen != 0 && !is_attached(poll.return_addr);
+        // Where no probe stood at the return address all the while, "until the next entry" says nothing
+        // about the poll: it is mostly the worker's idle time.
+        let worthless = unseen != 0 && !was_watched(poll);
         let blocks_until_handoff = handed_off && poll.handed_off_ns <= at_ns;
         let end_ns = if blocks_until_handoff { poll.handed_off_ns } else { at_ns };
         let duration_ns = end_ns.saturating_sub(poll.start_ns);
@@ -285,12 +286,14 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
     choose_active(thread);
 }
 
+/// Whether a probe stood at the poll's return address since its start.
 #[inline(always)]
-fn is_attached(return_addr: u64) -> bool {
-    RETURN_SITES
-        .get_ptr(return_addr)
+fn was_watched(poll: &wire::PollFrame) -> bool {
+    RETURN_SITES.get_ptr(poll.return_addr).is_some_and(|site| {
         // SAFETY: a map value; user space replaces it whole.
-        .is_some_and(|site| unsafe { (*site).attached } != 0)
+        let attached_ns = unsafe { (*site).attached_ns };
+        attached_ns != 0 && attached_ns <= poll.start_ns
+    })
 }
 
 #[inline(always)]

@@ -450,10 +450,12 @@ pub struct Thread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ReturnSiteState {
+    /// When a probe was in place there, 0 while none is; set by user space.
+    pub attached_ns: u64,
     /// A `CLASS_` code: what calls from there are, set by user space.
     pub class: u32,
-    /// Non-zero once a probe is there, set by user space.
-    pub attached: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 #[cfg(test)]
