@@ -4,5 +4,7 @@
 //! render. Each module is one stage.
 
 pub mod capture;
+pub mod classify;
 pub mod event;
+pub mod report;
 pub mod symbolize;
