@@ -4,7 +4,12 @@
 //! render. Each module is one stage.
 
 pub mod capture;
+pub mod classify;
+pub mod correlate;
+pub mod decode;
 pub mod event;
 pub mod probe;
+pub mod render;
+pub mod report;
 pub mod symbolize;
 pub mod target;
