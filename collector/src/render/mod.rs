@@ -1,0 +1,2 @@
+//! A report in, bytes out. No computation here.
+#![forbid(unsafe_code)]
