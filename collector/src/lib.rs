@@ -6,5 +6,6 @@
 pub mod capture;
 pub mod classify;
 pub mod event;
+pub mod render;
 pub mod report;
 pub mod symbolize;
