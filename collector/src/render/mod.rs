@@ -1,2 +1,6 @@
-//! A report in, bytes out. No computation here.
+//! The report goes in, bytes go out; nothing is computed here.
 #![forbid(unsafe_code)]
+
+mod svg;
+
+pub use svg::{SvgError, svg};
