@@ -17,7 +17,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::bpf_get_attach_cookie,
+    helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
     macros::uprobe,
     programs::ProbeContext,
 };
@@ -26,7 +26,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     atomics,
     emit::{count, count_by, emit},
-    maps::{RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
+    maps::{CORE_TAKERS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
     registers, threads, window,
 };
 
@@ -308,19 +308,47 @@ fn totals(site: u32, ns: u64) {
     }
 }
 
-/// `block_in_place` gives the worker's core to another thread: what follows in this poll blocks nobody.
+/// A task is about to be given to the blocking pool. If it is a worker loop, a `block_in_place` on this
+/// thread gives its worker's core away, and what follows in this poll blocks nobody. The cookie says
+/// which argument is the task's header.
 #[uprobe]
-pub fn poll_handoff(_ctx: ProbeContext) -> u32 {
+pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     let Some(record) = threads::current() else {
         return 0;
     };
     // SAFETY: the running thread's record.
     let thread = unsafe { &raw mut (*record).thread };
-    if let Some(poll) = active(thread) {
-        // SAFETY: points into the record.
-        unsafe { (*poll).handed_off_ns = crate::now() };
-        count(wire::COUNTER_HANDOFFS);
-        choose_active(thread);
+    let Some(poll) = active(thread) else {
+        return 0;
+    };
+    let first = registers::argument(&ctx, 0);
+    let second = registers::argument(&ctx, 1);
+    let third = registers::argument(&ctx, 2);
+    // SAFETY: the context of this program.
+    let header = match unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } {
+        0 => first,
+        1 => second,
+        _ => third,
+    };
+    let poll_function = poll_function(header).unwrap_or(0);
+    if CORE_TAKERS.get_ptr(poll_function).is_none() {
+        return 0;
     }
+    // SAFETY: points into the record.
+    unsafe { (*poll).handed_off_ns = crate::now() };
+    count(wire::COUNTER_HANDOFFS);
+    choose_active(thread);
     0
+}
+
+/// The `raw::poll` instance of a task: the first entry of the vtable that its header (`repr(C)`: state,
+/// queue_next, vtable) points to. So in every Tokio since 1.0.
+#[inline(always)]
+fn poll_function(header: u64) -> Result<u64, i32> {
+    const VTABLE: u64 = 0x10;
+    // SAFETY: the helper checks user addresses and reports a fault as an error.
+    unsafe {
+        let vtable = bpf_probe_read_user(header.wrapping_add(VTABLE) as *const u64)?;
+        bpf_probe_read_user(vtable as *const u64)
+    }
 }
