@@ -4,11 +4,17 @@
 
 mod cache;
 mod command;
+mod compare;
 mod ebpf;
 mod packages;
+mod reported;
+mod test;
 mod toolchain;
+mod truth;
+mod workloads;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,14 +37,34 @@ enum Command {
         #[arg(long)]
         install: bool,
     },
+    /// Run the tests; installs what they need
+    Test {
+        /// Run this suite and no other (may be repeated)
+        #[arg(long, value_name = "SUITE")]
+        only: Vec<test::Suite>,
+        /// Leave this suite out (may be repeated)
+        #[arg(long, value_name = "SUITE")]
+        skip: Vec<test::Suite>,
+    },
+    /// Compare what a workload did with what holdup reported, and print the figures
+    Compare {
+        /// The truth that the workload wrote
+        truth: PathBuf,
+        /// The folder that holdup recorded into
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Ebpf { check, install } => ebpf::run(&ebpf::Options { check, install }),
+        Command::Ebpf { check, install } => {
+            ebpf::run(&ebpf::Options { check, install }).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Test { only, skip } => test::run(&test::Options { only, skip }),
+        Command::Compare { truth, dir } => compare::run(&truth, &dir),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Not anyhow's Debug form: whoever reads this needs the causes, not xtask's backtrace.
             eprintln!("error: {error}");
