@@ -2,9 +2,11 @@
 //! same name, which does the work.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cache;
 mod command;
 mod compare;
+mod demo;
 mod ebpf;
 mod packages;
 mod reported;
@@ -46,6 +48,11 @@ enum Command {
         #[arg(long, value_name = "SUITE")]
         skip: Vec<test::Suite>,
     },
+    /// Attach holdup to a program that holds its runtime up, and see what it finds
+    Demo,
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
     /// Compare what a workload did with what holdup reported, and print the figures
     Compare {
         /// The truth that the workload wrote
@@ -55,12 +62,30 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// What being attached to costs a server, in CPU time for each request; needs root
+    Overhead {
+        /// How many times each kind of window is measured
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// Length of a window
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Ebpf { check, install } => {
             ebpf::run(&ebpf::Options { check, install }).map(|()| ExitCode::SUCCESS)
         }
         Command::Test { only, skip } => test::run(&test::Options { only, skip }),
+        Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Overhead { rounds, seconds }) => {
+            let options = bench::overhead::Options { rounds, seconds };
+            bench::overhead::run(&options).map(|()| ExitCode::SUCCESS)
+        }
         Command::Compare { truth, dir } => compare::run(&truth, &dir),
     };
     match done {

@@ -169,9 +169,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 fn run_suite(suite: Suite) -> Result<Tally> {
     const ALL: [&str; 3] = ["--workspace", "--all-targets", "--all-features"];
     match suite {
-        Suite::Fmt => succeeds(cargo("fmt").args(["--all", "--check"])),
-        Suite::Clippy => succeeds(cargo("clippy").args(ALL).args(["--", "--deny", "warnings"])),
-        Suite::Check => succeeds(cargo("check").args(ALL)),
+        Suite::Fmt => succeeds(workspace::cargo("fmt").args(["--all", "--check"])),
+        Suite::Clippy => succeeds(
+            workspace::cargo("clippy")
+                .args(ALL)
+                .args(["--", "--deny", "warnings"]),
+        ),
+        Suite::Check => succeeds(workspace::cargo("check").args(ALL)),
         Suite::Ebpf => {
             ebpf::run(&ebpf::Options {
                 check: true,
@@ -179,20 +183,10 @@ fn run_suite(suite: Suite) -> Result<Tally> {
             })?;
             Ok(Tally::PASSED)
         }
-        Suite::Unit => tests(cargo("test").arg("--workspace")),
+        Suite::Unit => tests(workspace::cargo("test").arg("--workspace")),
         Suite::Live => live(&workloads::build()?, &["--skip", "citadel::"]),
         Suite::Citadel => live(&workloads::build_citadel()?, &["citadel::"]),
     }
-}
-
-/// The cargo that started xtask, locked to what is checked in.
-fn cargo(subcommand: &str) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace::root()).arg(subcommand);
-    if subcommand != "fmt" {
-        cargo.arg("--locked");
-    }
-    cargo
 }
 
 fn succeeds(command: &mut Command) -> Result<Tally> {
@@ -250,7 +244,7 @@ fn ask_for_root() -> Result<()> {
 
 /// The path of the live tests' binary, built.
 fn build_live_tests() -> Result<PathBuf> {
-    let mut build = cargo("test");
+    let mut build = workspace::cargo("test");
     build.args([
         "--release",
         "--package",
