@@ -130,6 +130,8 @@ impl fmt::Display for Tally {
 
 /// Runs the suites that are wanted, all of them even when one fails.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    // Asked for now: what is built meanwhile may replace the file.
+    let xtask = std::env::current_exe().context("xtask has no path")?;
     let mut results = Vec::new();
     for &suite in Suite::value_variants() {
         if !options.wants(suite) {
@@ -138,7 +140,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
         println!("\n=== {suite}");
         let started = Instant::now();
-        let tally = run_suite(suite).unwrap_or_else(|error| {
+        let tally = run_suite(suite, &xtask).unwrap_or_else(|error| {
             println!("{suite} failed: {error:#}");
             Tally::FAILED
         });
@@ -166,7 +168,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn run_suite(suite: Suite) -> Result<Tally> {
+fn run_suite(suite: Suite, xtask: &Path) -> Result<Tally> {
     const ALL: [&str; 3] = ["--workspace", "--all-targets", "--all-features"];
     match suite {
         Suite::Fmt => succeeds(workspace::cargo("fmt").args(["--all", "--check"])),
@@ -184,8 +186,8 @@ fn run_suite(suite: Suite) -> Result<Tally> {
             Ok(Tally::PASSED)
         }
         Suite::Unit => tests(workspace::cargo("test").arg("--workspace")),
-        Suite::Live => live(&workloads::build()?, &["--skip", "citadel::"]),
-        Suite::Citadel => live(&workloads::build_citadel()?, &["citadel::"]),
+        Suite::Live => live(xtask, &workloads::build()?, &["--skip", "citadel::"]),
+        Suite::Citadel => live(xtask, &workloads::build_citadel()?, &["citadel::"]),
     }
 }
 
@@ -199,7 +201,11 @@ fn succeeds(command: &mut Command) -> Result<Tally> {
 ///
 /// Optimized, because that is the holdup people run, and because reading a 100 MB binary's debug info
 /// takes minutes otherwise.
-fn live(programs: &BTreeMap<&'static str, PathBuf>, filter: &[&str]) -> Result<Tally> {
+fn live(
+    xtask: &Path,
+    programs: &BTreeMap<&'static str, PathBuf>,
+    filter: &[&str],
+) -> Result<Tally> {
     ask_for_root()?;
     packages::install(&LIVE_PACKAGES, "the live tests")?;
     let tests_binary = build_live_tests()?;
@@ -207,10 +213,7 @@ fn live(programs: &BTreeMap<&'static str, PathBuf>, filter: &[&str]) -> Result<T
     for (name, path) in programs {
         run.arg(variable(&format!("HOLDUP_TEST_{name}"), path));
     }
-    run.arg(variable(
-        "HOLDUP_TEST_XTASK",
-        &std::env::current_exe().context("xtask has no path")?,
-    ));
+    run.arg(variable("HOLDUP_TEST_XTASK", xtask));
     run.current_dir(workspace::root())
         .arg(tests_binary)
         .args(["--ignored", "--test-threads=1"])
