@@ -2,13 +2,21 @@
 //! same name, which does the work.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cache;
 mod command;
+mod compare;
+mod demo;
 mod ebpf;
 mod packages;
+mod reported;
+mod test;
 mod toolchain;
+mod truth;
+mod workloads;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,14 +39,57 @@ enum Command {
         #[arg(long)]
         install: bool,
     },
+    /// Run the tests; installs what they need
+    Test {
+        /// Run this suite and no other (may be repeated)
+        #[arg(long, value_name = "SUITE")]
+        only: Vec<test::Suite>,
+        /// Leave this suite out (may be repeated)
+        #[arg(long, value_name = "SUITE")]
+        skip: Vec<test::Suite>,
+    },
+    /// Attach holdup to a program that holds its runtime up, and see what it finds
+    Demo,
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Compare what a workload did with what holdup reported, and print the figures
+    Compare {
+        /// The truth that the workload wrote
+        truth: PathBuf,
+        /// The folder that holdup recorded into
+        dir: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What being attached to costs a server, in CPU time for each request; needs root
+    Overhead {
+        /// How many times each kind of window is measured
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// Length of a window
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Ebpf { check, install } => ebpf::run(&ebpf::Options { check, install }),
+        Command::Ebpf { check, install } => {
+            ebpf::run(&ebpf::Options { check, install }).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Test { only, skip } => test::run(&test::Options { only, skip }),
+        Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Overhead { rounds, seconds }) => {
+            let options = bench::overhead::Options { rounds, seconds };
+            bench::overhead::run(&options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Compare { truth, dir } => compare::run(&truth, &dir),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Not anyhow's Debug form: whoever reads this needs the causes, not xtask's backtrace.
             eprintln!("error: {error}");

@@ -1,0 +1,289 @@
+//! The program under test, as a person calls it. What enters: its arguments. What leaves: its exit code, what
+//! it printed, and what it wrote.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::report::Report;
+
+/// All that `holdup record` writes.
+pub const OUTPUTS: [&str; 4] = [
+    "blocking.svg",
+    "lockwait.svg",
+    "report.json",
+    "capture.holdup",
+];
+
+/// No call of holdup in these tests takes longer, or it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The binary that cargo built for these tests.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_holdup");
+
+/// holdup with these arguments, not started.
+pub fn command<I: IntoIterator<Item: AsRef<OsStr>>>(args: I) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args);
+    command
+}
+
+/// The same as a user without any right. The target folder may be out of that user's reach, so the
+/// binary is copied to `place`.
+pub fn command_as_nobody<I: IntoIterator<Item: AsRef<OsStr>>>(place: &Path, args: I) -> Command {
+    let copy = place.join("holdup");
+    fs::copy(BINARY, &copy).expect("the binary can be copied");
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
+        ])
+        .arg(copy)
+        .args(args)
+        .current_dir("/");
+    command
+}
+
+/// A new folder that everybody can read and write.
+pub fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
+    folder
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+pub struct Run {
+    /// None when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Run {
+    /// Fails unless it ended with this code.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// Fails unless it said all of these, in whatever case, on stderr: where people look when it went wrong.
+    #[track_caller]
+    pub fn expect_error(self, words: &[&str]) -> Self {
+        let said = self.stderr.to_lowercase();
+        for word in words {
+            assert!(
+                said.contains(&word.to_lowercase()),
+                "{word:?} is missing in:\n{}",
+                self.stderr
+            );
+        }
+        // A sentence, not a dump of what Rust thinks of the error.
+        assert!(
+            !said.contains("panicked at") && !said.contains("stack backtrace"),
+            "{}",
+            self.stderr
+        );
+        self
+    }
+
+    /// Everything it said.
+    pub fn said(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
+/// A call that is under way.
+pub struct Running {
+    child: Child,
+    since: Instant,
+    readers: [thread::JoinHandle<String>; 2],
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let since = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("could not start {:?}: {error}", command.get_program()));
+        let stdout = child.stdout.take().expect("it was asked for");
+        let stderr = child.stderr.take().expect("it was asked for");
+        Self {
+            child,
+            since,
+            readers: [read_all(stdout), read_all(stderr)],
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until probes are in place: the process then owns links between programs and what calls them.
+    pub fn wait_until_attached(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !owns_a_link(self.child.id()) {
+            let ended = self.child.try_wait().expect("a child can be asked for");
+            assert!(
+                ended.is_none(),
+                "holdup ended with {ended:?} before it attached"
+            );
+            assert!(Instant::now() < deadline, "holdup does not attach");
+            thread::sleep(Duration::from_millis(10));
+        }
+        // The first link is there; the others follow within this.
+        thread::sleep(Duration::from_millis(500));
+    }
+
+    pub fn wait(mut self) -> Run {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be asked for") {
+                break status;
+            }
+            if self.since.elapsed() > PATIENCE {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                panic!("holdup hangs");
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        let took = self.since.elapsed();
+        let [stdout, stderr] = self
+            .readers
+            .map(|reader| reader.join().expect("reading does not panic"));
+        Run {
+            code: status.code(),
+            stdout,
+            stderr,
+            took,
+        }
+    }
+}
+
+fn read_all(mut from: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What could be read up to an error is shown all the same.
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn owns_a_link(pid: u32) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return false;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .any(|info| info.contains("link_type:"))
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Run {
+    Running::start(command).wait()
+}
+
+/// A recording that went well.
+pub struct Recorded {
+    pub run: Run,
+    pub report: Report,
+    dir: TempDir,
+}
+
+impl Recorded {
+    /// The path of one of the [`OUTPUTS`].
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The text of a picture.
+    pub fn svg(&self, name: &str) -> String {
+        fs::read_to_string(self.output(name)).expect("holdup wrote it")
+    }
+
+    /// Reads what a finished call left in the folder. All of it must be there.
+    #[track_caller]
+    pub fn read(run: Run, dir: TempDir) -> Self {
+        for name in OUTPUTS {
+            let length = fs::metadata(dir.path().join(name))
+                .map(|file| file.len())
+                .unwrap_or(0);
+            assert!(
+                length > 0,
+                "{name} is missing or empty; holdup said:\n{}",
+                run.said()
+            );
+        }
+        let report = Report::read(&dir.path().join("report.json"));
+        Self { run, report, dir }
+    }
+}
+
+/// The arguments of a recording into `dir`.
+pub fn record_args(pid: u32, duration: &str, dir: &Path) -> Vec<String> {
+    let dir = dir.to_str().expect("a temporary folder's name is UTF-8");
+    [
+        "record",
+        "--pid",
+        &pid.to_string(),
+        "-d",
+        duration,
+        "-o",
+        dir,
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Records a process for so long; all must go well.
+#[track_caller]
+pub fn record(pid: u32, duration: &str) -> Recorded {
+    record_with(pid, duration, &[])
+}
+
+/// The same with more arguments.
+#[track_caller]
+pub fn record_with(pid: u32, duration: &str, more: &[&str]) -> Recorded {
+    let dir = folder();
+    let run = run(command(record_args(pid, duration, dir.path())).args(more)).expect_code(0);
+    Recorded::read(run, dir)
+}
+
+/// How long detaching took, as holdup said: `... detached in 35 ms ...`. It is over only after the report's
+/// numbers are closed, so that these don't have it.
+#[track_caller]
+pub fn detach_ns(run: &Run) -> u64 {
+    run.said()
+        .split("detached in ")
+        .nth(1)
+        .and_then(|rest| rest.split_once(" ms"))
+        .and_then(|(number, _)| number.parse::<f64>().ok())
+        .map(|ms| (ms * 1e6) as u64)
+        .unwrap_or_else(|| panic!("how long detaching took was not said:\n{}", run.said()))
+}
