@@ -350,14 +350,14 @@ mod tests {
 
     /// The kernel that runs here verifies every program.
     #[test]
-    #[ignore = "needs root: run by `cargo xtask test`"]
+    #[ignore = "live: loads programs into the running kernel, as root"]
     fn every_program_loads_behind_one_link() {
         every_program_loads_and_attaches(true);
     }
 
     /// The same on the way that kernels before 6.6 need.
     #[test]
-    #[ignore = "needs root: run by `cargo xtask test`"]
+    #[ignore = "live: loads programs into the running kernel, as root"]
     fn every_program_loads_behind_perf_events() {
         every_program_loads_and_attaches(false);
     }
