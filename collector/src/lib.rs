@@ -4,7 +4,11 @@
 //! render. Each module is one stage.
 
 pub mod capture;
+pub mod classify;
+pub mod decode;
 pub mod event;
 pub mod probe;
+pub mod record;
+pub mod report;
 pub mod symbolize;
 pub mod target;

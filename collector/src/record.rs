@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
@@ -23,8 +23,8 @@ use crate::capture::{
 };
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Records, UprobePoint, UprobeProgram};
-use crate::symbolize::{ProcessSymbolizer, SymbolTable};
-use crate::target::{AttachPlan, Process, TargetError};
+use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
+use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError, doctor};
 use holdup_probe_ebpf::wire;
 
 /// What to record.

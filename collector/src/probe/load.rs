@@ -76,6 +76,17 @@ impl UprobeProgram {
             UprobeProgram::PollHandoff => "poll_handoff",
         }
     }
+
+    /// What it sees, for people.
+    pub fn what(self) -> &'static str {
+        match self {
+            UprobeProgram::LockEnter | UprobeProgram::LockReturn => "lock waits",
+            UprobeProgram::UnlockEnter => "holders",
+            UprobeProgram::PollEnter => "polls",
+            UprobeProgram::PollExit => "ends of polls",
+            UprobeProgram::PollHandoff => "hand-offs of block_in_place",
+        }
+    }
 }
 
 /// One place for a uprobe.
