@@ -429,7 +429,7 @@ fn attach(
                 UprobeProgram::PollHandoff,
                 plan.handoffs
                     .iter()
-                    .map(|handoff| point(&handoff.site, u64::from(handoff.header_argument)))
+                    .map(|handoff| point(&handoff.site, handoff.cookie()))
                     .collect(),
             )],
             Family::Mutex | Family::Rwlock | Family::Condvar => match uretprobe_refusal(process) {

@@ -395,6 +395,10 @@ pub struct PollFrame {
     pub site: u32,
     /// A `CLASS_` code.
     pub class: u32,
+    /// `Thread::active_poll` as it was before this poll began.
+    pub outer_active: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// A lock wait under way.

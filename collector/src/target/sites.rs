@@ -2,6 +2,7 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdup_probe_ebpf::wire;
@@ -63,6 +64,11 @@ pub struct SlowPath {
 }
 
 impl SlowPath {
+    /// Which family it belongs to.
+    pub fn family(&self) -> Family {
+        Family::of_operation(self.operation)
+    }
+
     /// What both its probes are told.
     pub fn cookie(&self) -> u64 {
         wire::lock_cookie(self.operation, self.deadline_argument)
@@ -474,6 +480,11 @@ impl AttachPlan {
         }
     }
 
+    /// Where the kernel finds the file that all sites are in, or why it can't.
+    pub fn file(&self) -> Result<&Path, &str> {
+        self.binary.module.path_to_open.as_deref().map_err(String::as_str)
+    }
+
     /// Why the plan is empty: one sentence for each family.
     pub fn why_nothing(&self) -> String {
         let mut reasons: Vec<&str> = Vec::new();
@@ -572,7 +583,8 @@ impl AttachPlan {
 }
 
 impl SlowUnlock {
-    fn family(&self) -> Family {
+    /// Which family it belongs to.
+    pub fn family(&self) -> Family {
         WANTED
             .iter()
             .find_map(|wanted| match wanted.role {
