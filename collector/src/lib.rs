@@ -5,10 +5,9 @@
 
 pub mod capture;
 pub mod classify;
-pub mod decode;
 pub mod event;
 pub mod probe;
-pub mod record;
+pub mod render;
 pub mod report;
 pub mod symbolize;
 pub mod target;
