@@ -84,6 +84,11 @@ pub struct PollArguments {
 }
 
 impl PollArguments {
+    /// The scheduler's type, the second of the arguments.
+    pub fn scheduler(list: &str) -> Option<&str> {
+        arguments(list).nth(1)
+    }
+
     /// Of the type arguments of a `tokio::runtime::task::raw::poll` instance.
     pub fn parse(list: &str) -> Option<PollArguments> {
         let mut both = arguments(list);
