@@ -112,7 +112,10 @@ impl PollArguments {
         Some(PollArguments {
             future: future.to_owned(),
             class,
-            takes_over_core: job.is_some_and(|job| job.starts_with("block_in_place")),
+            // `maybe_move_runtime` is what `block_in_place` calls since tokio 1.50.
+            takes_over_core: job.is_some_and(|job| {
+                job.starts_with("block_in_place") || job.starts_with("maybe_move_runtime")
+            }),
         })
     }
 }
@@ -156,7 +159,7 @@ fn class_of_scheduler(scheduler: &str) -> SiteClass {
 /// not name the poll's types.
 pub fn class_of_caller(function: &str) -> SiteClass {
     const PARTS: &[(&str, SiteClass)] = &[
-        ("tokio::runtime::blocking::pool::", SiteClass::Blocking),
+        ("tokio::runtime::blocking::", SiteClass::Blocking),
         (
             "tokio::runtime::scheduler::multi_thread::worker::",
             SiteClass::MultiThread,
