@@ -24,6 +24,7 @@ use crate::capture::{
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Records, UprobePoint, UprobeProgram};
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
+use crate::target::handoff::When;
 use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError, doctor};
 use holdup_probe_ebpf::wire;
 
@@ -138,8 +139,12 @@ impl<'a> Recording<'a> {
         let records = probes.records()?;
         for (site, poll) in plan.polls.iter().enumerate() {
             probes.set_site_class(site as u32, class_code(poll.class))?;
-            if poll.takes_over_core {
-                probes.add_core_taker(poll.site.address)?;
+        }
+        for handoff in &plan.handoffs {
+            if let When::SpawnsTask { polls } = &handoff.when {
+                for poll in polls {
+                    probes.add_core_taker(*poll)?;
+                }
             }
         }
         let meta = meta(process, plan, config);
@@ -429,7 +434,7 @@ fn attach(
                 UprobeProgram::PollHandoff,
                 plan.handoffs
                     .iter()
-                    .map(|handoff| point(&handoff.site, handoff.cookie()))
+                    .map(|handoff| point(&handoff.site, handoff_cookie(&handoff.when)))
                     .collect(),
             )],
             Family::Mutex | Family::Rwlock | Family::Condvar => match uretprobe_refusal(process) {
@@ -481,6 +486,13 @@ fn point(site: &Site, cookie: u64) -> UprobePoint {
     UprobePoint {
         file_offset: site.file_offset,
         cookie,
+    }
+}
+
+fn handoff_cookie(when: &When) -> u64 {
+    match when {
+        When::Always => wire::HANDOFF_ALWAYS,
+        When::SpawnsTask { .. } => wire::HANDOFF_IF_WORKER_LOOP,
     }
 }
 

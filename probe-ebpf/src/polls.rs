@@ -343,9 +343,9 @@ fn totals(site: u32, ns: u64) {
     }
 }
 
-/// A task is about to be given to the blocking pool. If it is a worker loop, a `block_in_place` on this
-/// thread gives its worker's core away, and what follows in this poll blocks nobody. The cookie says
-/// which argument is the task's header.
+/// A `block_in_place` on this thread gives its worker's core away: what follows in this poll blocks nobody.
+/// Seen when a task is given to the blocking pool that runs a worker's loop. The cookie is a
+/// `wire::HANDOFF_` code.
 #[uprobe]
 pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     let Some(record) = threads::current() else {
@@ -356,17 +356,15 @@ pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     let Some(poll) = active(thread) else {
         return 0;
     };
-    let first = registers::argument(&ctx, 0);
-    let second = registers::argument(&ctx, 1);
-    let third = registers::argument(&ctx, 2);
     // SAFETY: the context of this program.
-    let header = match unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } {
-        0 => first,
-        1 => second,
-        _ => third,
-    };
-    let poll_function = poll_function(header).unwrap_or(0);
-    if CORE_TAKERS.get_ptr(poll_function).is_none() {
+    let always = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } == wire::HANDOFF_ALWAYS;
+    // The compiler is free to drop or to split the arguments in front of the task.
+    let is_handoff = always
+        || runs_worker_loop(registers::argument(&ctx, 0))
+        || runs_worker_loop(registers::argument(&ctx, 1))
+        || runs_worker_loop(registers::argument(&ctx, 2))
+        || runs_worker_loop(registers::argument(&ctx, 3));
+    if !is_handoff {
         return 0;
     }
     // SAFETY: points into the record.
@@ -376,6 +374,12 @@ pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     }
     count(wire::COUNTER_HANDOFFS);
     0
+}
+
+/// Whether `header` is the header of a task whose `raw::poll` instance runs a worker's loop.
+#[inline(always)]
+fn runs_worker_loop(header: u64) -> bool {
+    poll_function(header).is_ok_and(|function| CORE_TAKERS.get_ptr(function).is_some())
 }
 
 /// The `raw::poll` instance of a task: the first entry of the vtable that its header (`repr(C)`: state,

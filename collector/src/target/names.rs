@@ -84,6 +84,11 @@ pub struct PollArguments {
 }
 
 impl PollArguments {
+    /// The scheduler's type, the second of the arguments.
+    pub fn scheduler(list: &str) -> Option<&str> {
+        arguments(list).nth(1)
+    }
+
     /// Of the type arguments of a `tokio::runtime::task::raw::poll` instance.
     pub fn parse(list: &str) -> Option<PollArguments> {
         let mut both = arguments(list);
@@ -107,7 +112,10 @@ impl PollArguments {
         Some(PollArguments {
             future: future.to_owned(),
             class,
-            takes_over_core: job.is_some_and(|job| job.starts_with("block_in_place")),
+            // `maybe_move_runtime` is what `block_in_place` calls since tokio 1.50.
+            takes_over_core: job.is_some_and(|job| {
+                job.starts_with("block_in_place") || job.starts_with("maybe_move_runtime")
+            }),
         })
     }
 }
@@ -151,7 +159,7 @@ fn class_of_scheduler(scheduler: &str) -> SiteClass {
 /// not name the poll's types.
 pub fn class_of_caller(function: &str) -> SiteClass {
     const PARTS: &[(&str, SiteClass)] = &[
-        ("tokio::runtime::blocking::pool::", SiteClass::Blocking),
+        ("tokio::runtime::blocking::", SiteClass::Blocking),
         (
             "tokio::runtime::scheduler::multi_thread::worker::",
             SiteClass::MultiThread,

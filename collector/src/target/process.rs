@@ -396,7 +396,7 @@ impl Process {
             .path
             .strip_prefix("/")
             .map(|path| self.proc_path("root").join(path))
-            .and_then(|path| Ok(fs::metadata(path)));
+            .map(fs::metadata);
         match on_disk {
             Ok(Ok(file)) => (file.dev(), file.ino()) != (running.dev(), running.ino()),
             _ => self.exe_link.deleted,

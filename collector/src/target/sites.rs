@@ -10,7 +10,7 @@ use holdup_probe_ebpf::wire;
 use super::binary::{Binary, Symbols};
 use super::dwarf;
 use super::elf::{Elf, ElfError, Symbol};
-use super::handoff::{self, Handoff};
+use super::handoff::{EXIT_RUNTIME, Handoff, SPAWN_FUNCTIONS};
 use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
 use super::names::{PollArguments, class_of_caller, plain_path, split_arguments};
@@ -171,9 +171,9 @@ pub(super) enum Role {
 /// A function that gets a probe.
 pub(super) struct Wanted {
     /// `plain_path` of its demangled name.
-    path: &'static str,
+    pub(super) path: &'static str,
     /// Without the crate's and module's names, for people.
-    short: &'static str,
+    pub(super) short: &'static str,
     role: Role,
 }
 
@@ -250,17 +250,21 @@ const WANTED: &[Wanted] = &[
             family: Family::Rwlock,
         },
     ),
-    wanted(handoff::FUNCTION, "Spawner::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[2], "LockedImpl::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[3], "ShardedImpl::spawn_task", Role::Handoff),
+    wanted(EXIT_RUNTIME, "exit_runtime", Role::Handoff),
 ];
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 3] = ["3raw4poll", "11parking_lot", "7Spawner10spawn_task"];
+const NEEDLES: [&str; 4] = ["3raw4poll", "11parking_lot", "10spawn_task", "12exit_runtime"];
 
 /// A wanted function that was found.
 pub(super) struct Found {
-    wanted: &'static Wanted,
-    vaddr: u64,
+    pub(super) wanted: &'static Wanted,
+    pub(super) vaddr: u64,
     size: u64,
     /// The type arguments, where the name has them (v0 mangling).
     arguments: Option<String>,
@@ -485,6 +489,11 @@ impl AttachPlan {
         self.binary.module.path_to_open.as_deref().map_err(String::as_str)
     }
 
+    /// Adds something that can't be seen.
+    pub(super) fn explain(&mut self, family: Family, missing: MissingProbe) {
+        self.missing.push((family, missing));
+    }
+
     /// Why the plan is empty: one sentence for each family.
     pub fn why_nothing(&self) -> String {
         let mut reasons: Vec<&str> = Vec::new();
@@ -536,7 +545,7 @@ impl AttachPlan {
                 Role::Poll => (Family::Polls, "tokio"),
                 Role::SlowPath { operation } => (Family::of_operation(operation), "parking_lot"),
                 Role::SlowUnlock { family } => (family, "parking_lot"),
-                // `add_handoffs` knows more about it.
+                // Explained by `add_handoffs`, which knows more about it.
                 Role::Handoff => continue,
             };
             let why = match linked(krate) {
