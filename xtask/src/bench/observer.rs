@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::server::Server;
 
-/// 126 poll instances take bpftrace seconds to attach to and up to 15 s to detach from.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// bpftrace detaches from 126 poll instances one by one, entry and return: half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
