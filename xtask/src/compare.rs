@@ -101,7 +101,7 @@ fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
             .max_by_key(|&(.., overlap)| overlap)
             // Two polls of one thread don't overlap, so the one that shares half of its time is the same.
             .filter(|&(_, span, overlap)| overlap * 2 > span.ns.min(poll.span.ns));
-        let is_whole = poll.span.is_within(report.window);
+        let is_whole = poll.span.is_within(report.recorded);
         let is_long = poll.span.ns >= threshold;
         match same {
             // Began before the recording or ended after it: its duration is a bound, if it is known at all.
@@ -202,7 +202,7 @@ fn locks(truth: &Truth, report: &Reported) -> Vec<Check> {
         for wait in &truth.lock_waits {
             if wait.addr == addr
                 && wait.span.ns >= LONG_WAIT_NS
-                && wait.span.is_within(report.window)
+                && wait.span.is_within(report.recorded)
             {
                 count += 1;
                 total_ns += wait.span.ns;
@@ -298,7 +298,7 @@ mod tests {
     fn report(polls: &[(u32, Span)]) -> Reported {
         Reported {
             threshold_ns: 5 * MS,
-            window: span(0, 1_000 * MS),
+            recorded: span(0, 1_000 * MS),
             long_polls: polls
                 .iter()
                 .map(|&(tid, span)| LongPoll { tid, span })

@@ -4,6 +4,7 @@
 
 mod bench;
 mod cache;
+mod citadel;
 mod command;
 mod compare;
 mod demo;

@@ -275,15 +275,14 @@ pub fn record_with(pid: u32, duration: &str, more: &[&str]) -> Recorded {
     Recorded::read(run, dir)
 }
 
-/// How long detaching took, as holdup said: `... detached in 35 ms ...`. It is over only after the report's
-/// numbers are closed, so that these don't have it.
+/// How long something took, as holdup said: `attached in 160 ms`, `detached in 35 ms`.
 #[track_caller]
-pub fn detach_ns(run: &Run) -> u64 {
+pub fn said_duration(run: &Run, what: &str) -> Duration {
     run.said()
-        .split("detached in ")
+        .split(&format!("{what} in "))
         .nth(1)
         .and_then(|rest| rest.split_once(" ms"))
         .and_then(|(number, _)| number.parse::<f64>().ok())
-        .map(|ms| (ms * 1e6) as u64)
-        .unwrap_or_else(|| panic!("how long detaching took was not said:\n{}", run.said()))
+        .map(|ms| Duration::from_secs_f64(ms / 1000.0))
+        .unwrap_or_else(|| panic!("\"{what} in ... ms\" was not said:\n{}", run.said()))
 }
