@@ -9,8 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::workloads::{self, Flavour, Workload};
-use crate::{command, packages, workspace};
+use crate::{command, packages, workloads, workspace};
 
 const SECONDS: u32 = 10;
 
@@ -20,8 +19,7 @@ pub fn run() -> Result<()> {
         "building holdup and the contention workload (minutes the first time, seconds after that)"
     );
     let holdup = workspace::build_holdup()?;
-    let contention =
-        workloads::build(Workload::Contention, Flavour::FramePointers)?.binary("contention");
+    let contention = workloads::contention()?;
     let dir = workspace::root().join("holdup-demo");
     // Made by the user, so that the user can remove what root writes into it.
     fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;

@@ -4,7 +4,6 @@
 
 mod bench;
 mod cache;
-mod citadel;
 mod command;
 mod compare;
 mod demo;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`. What enters: which suites. What leaves: a line for each suite, and a last line that
 //! counts. A test that could not run has failed, unless the caller said to leave it out.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
@@ -11,8 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::workloads::{self, Flavour, Workload};
-use crate::{command, ebpf, packages, workspace};
+use crate::{command, ebpf, packages, workloads, workspace};
 
 /// What the live tests call, beside the workloads: bpftool lists what is loaded in the kernel.
 const LIVE_PACKAGES: [&str; 3] = ["binutils", "bpftool", "util-linux"];
@@ -186,22 +186,8 @@ fn run_suite(suite: Suite, xtask: &Path) -> Result<Tally> {
             Ok(Tally::PASSED)
         }
         Suite::Unit => tests(workspace::cargo("test").arg("--workspace")),
-        Suite::Live => {
-            let contention = workloads::build(Workload::Contention, Flavour::FramePointers)?;
-            let programs = [
-                ("CONTENTION", contention.binary("contention")),
-                ("XTASK", xtask.to_owned()),
-            ];
-            live(&programs, &["--skip", "citadel::"])
-        }
-        Suite::Citadel => {
-            let citadel = workloads::build(Workload::Citadel, Flavour::FramePointers)?;
-            let server = ("CITADEL_SERVER", citadel.binary("citadel-server"));
-            live(
-                &[server, ("CITADEL_LOAD", citadel.binary("citadel-load"))],
-                &["citadel::"],
-            )
-        }
+        Suite::Live => live(xtask, &workloads::build()?, &["--skip", "citadel::"]),
+        Suite::Citadel => live(xtask, &workloads::build_citadel()?, &["citadel::"]),
     }
 }
 
@@ -215,7 +201,11 @@ fn succeeds(command: &mut Command) -> Result<Tally> {
 ///
 /// Optimized, because that is the holdup people run, and because reading a 100 MB binary's debug info
 /// takes minutes otherwise.
-fn live(programs: &[(&str, PathBuf)], filter: &[&str]) -> Result<Tally> {
+fn live(
+    xtask: &Path,
+    programs: &BTreeMap<&'static str, PathBuf>,
+    filter: &[&str],
+) -> Result<Tally> {
     ask_for_root()?;
     packages::install(&LIVE_PACKAGES, "the live tests")?;
     let tests_binary = build_live_tests()?;
@@ -223,6 +213,7 @@ fn live(programs: &[(&str, PathBuf)], filter: &[&str]) -> Result<Tally> {
     for (name, path) in programs {
         run.arg(variable(&format!("HOLDUP_TEST_{name}"), path));
     }
+    run.arg(variable("HOLDUP_TEST_XTASK", xtask));
     run.current_dir(workspace::root())
         .arg(tests_binary)
         .args(["--ignored", "--test-threads=1"])

@@ -13,7 +13,7 @@
 //! The window with nothing attached is treated like the others: its differences are the noise floor.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +25,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::bpf_stats::{Cost, Enabled, Programs};
 use super::observer::{Kind, Observer};
 use super::server::{Reading, Server};
-use crate::workloads::{self, Built, Flavour, Workload};
-use crate::{cache, command, packages, workspace};
+use crate::{cache, command, packages, workloads, workspace};
 
 /// What `cargo xtask bench overhead` was asked for.
 pub struct Options {
@@ -94,8 +93,8 @@ pub fn run(options: &Options) -> Result<()> {
         dir: &dir,
         interrupted,
     };
-    for (name, mut server, mut load) in servers()? {
-        let mut server = Server::start(&mut server, &mut load)?;
+    for (name, server, load) in servers()? {
+        let mut server = Server::start(&mut command_of(&server), &mut command_of(&load))?;
         // Clients connect, caches warm up.
         experiment.interrupted.sleep(Duration::from_secs(5))?;
         println!(
@@ -107,34 +106,39 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Far longer than any measurement; both programs are ended by it.
-const HOURS: [&str; 2] = ["--seconds", "86400"];
+/// A program and its arguments.
+type Call = (PathBuf, Vec<&'static str>);
 
-/// The servers with the load on each, as fast as they answer.
-fn servers() -> Result<[(&'static str, Command, Command); 2]> {
-    let echo = workloads::build(Workload::Echo, Flavour::FramePointers)?;
-    let citadel = workloads::build(Workload::Citadel, Flavour::FramePointers)?;
-    let command = |built: &Built, name: &str, args: &[&str]| {
-        let mut command = Command::new(built.binary(name));
-        command.args(args).args(HOURS);
-        command
+fn servers() -> Result<Vec<(&'static str, Call, Call)>> {
+    const HOURS: [&str; 2] = ["--seconds", "86400"];
+    let (echo, citadel) = (workloads::build()?, workloads::build_citadel()?);
+    let path = |of: &std::collections::BTreeMap<&str, PathBuf>, name: &str| {
+        of.get(name)
+            .cloned()
+            .with_context(|| format!("no workload {name}"))
     };
-    Ok([
+    let with = |first: &[&'static str]| [first, &HOURS, &["--progress"]].concat();
+    Ok(vec![
         (
             "echo server at full rate",
-            command(&echo, "echo", &["server"]),
-            command(&echo, "echo", &["load", "--progress"]),
+            (path(&echo, "ECHO")?, vec!["serve", "--seconds", "86400"]),
+            (path(&echo, "ECHO")?, with(&["ask"])),
         ),
         (
             "Citadel server",
-            command(&citadel, "citadel-server", &[]),
-            command(
-                &citadel,
-                "citadel-load",
-                &["--clients", "8", "--pause", "0", "--progress"],
+            (path(&citadel, "CITADEL_SERVER")?, HOURS.to_vec()),
+            (
+                path(&citadel, "CITADEL_LOAD")?,
+                with(&["--clients", "8", "--pause", "0"]),
             ),
         ),
     ])
+}
+
+fn command_of((program, args): &Call) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    command
 }
 
 struct Experiment<'a> {
