@@ -113,7 +113,7 @@ fn kill_9_leaves_no_probe() {
         again.path().as_os_str(),
     ]))
     .expect_code(exit_code::CAPTURE_TRUNCATED);
-    assert!(run.said().contains("truncated"), "{}", run.said());
+    assert!(run.said().contains("ends in the middle"), "{}", run.said());
     for output in OUTPUTS.iter().filter(|output| **output != "capture.holdup") {
         assert!(again.path().join(output).exists(), "{output} is missing");
     }
