@@ -61,11 +61,11 @@ pub fn run(truth: &Path, dir: &Path) -> Result<ExitCode> {
     };
     let truth = Truth::parse(&read(truth)?)?;
     let report = Reported::parse(&read(&dir.join("report.json"))?)?;
-    let flame_us = total_of_flamegraph(&read(&dir.join("blocking.svg"))?)?;
+    let flame_ns = total_of_flamegraph(&read(&dir.join("blocking.svg"))?)?;
 
     let mut checks = polls(&truth, &report);
     checks.extend(locks(&truth, &report));
-    checks.push(flame(&report, flame_us));
+    checks.push(flame(&report, flame_ns));
     for check in &checks {
         println!("{check}");
     }
@@ -101,7 +101,7 @@ fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
             .max_by_key(|&(.., overlap)| overlap)
             // Two polls of one thread don't overlap, so the one that shares half of its time is the same.
             .filter(|&(_, span, overlap)| overlap * 2 > span.ns.min(poll.span.ns));
-        let is_whole = poll.span.is_within(report.window);
+        let is_whole = poll.span.is_within(report.recorded);
         let is_long = poll.span.ns >= threshold;
         match same {
             // Began before the recording or ended after it: its duration is a bound, if it is known at all.
@@ -202,7 +202,7 @@ fn locks(truth: &Truth, report: &Reported) -> Vec<Check> {
         for wait in &truth.lock_waits {
             if wait.addr == addr
                 && wait.span.ns >= LONG_WAIT_NS
-                && wait.span.is_within(report.window)
+                && wait.span.is_within(report.recorded)
             {
                 count += 1;
                 total_ns += wait.span.ns;
@@ -238,12 +238,12 @@ fn locks(truth: &Truth, report: &Reported) -> Vec<Check> {
     checks
 }
 
-fn flame(report: &Reported, flame_us: u64) -> Check {
+fn flame(report: &Reported, flame_ns: u64) -> Check {
     let total_ns: u64 = report.long_polls.iter().map(|poll| poll.span.ns).sum();
     ratio(
         "total of blocking.svg, us",
         total_ns / 1000,
-        flame_us,
+        flame_ns / 1000,
         FLAME_TOLERANCE,
     )
 }
@@ -272,7 +272,7 @@ fn ratio(what: &str, truth: u64, report: u64, tolerance: f64) -> Check {
     }
 }
 
-/// inferno notes the sum of all stacks in the element that holds the frames.
+/// inferno notes the sum of all stacks, here nanoseconds, in the element that holds the frames.
 fn total_of_flamegraph(svg: &str) -> Result<u64> {
     svg.split_once("total_samples=\"")
         .and_then(|(_, rest)| rest.split_once('"'))
@@ -298,7 +298,7 @@ mod tests {
     fn report(polls: &[(u32, Span)]) -> Reported {
         Reported {
             threshold_ns: 5 * MS,
-            window: span(0, 1_000 * MS),
+            recorded: span(0, 1_000 * MS),
             long_polls: polls
                 .iter()
                 .map(|&(tid, span)| LongPoll { tid, span })

@@ -28,7 +28,7 @@ pub struct LongWaits {
 pub struct Reported {
     pub threshold_ns: u64,
     /// From all probes in place to the end.
-    pub window: Span,
+    pub recorded: Span,
     pub long_polls: Vec<LongPoll>,
     pub locks: BTreeMap<u64, LongWaits>,
 }
@@ -36,12 +36,15 @@ pub struct Reported {
 impl Reported {
     pub fn parse(text: &str) -> Result<Self> {
         let report: Value = serde_json::from_str(text).context("report.json is no JSON")?;
-        let start_ns = number(&report, "/recording/start_ns")?;
-        let end_ns = number(&report, "/recording/end_ns")?;
+        let recorded = Span {
+            start_ns: number(&report, "/capture/started_monotonic_ns")?,
+            ns: number(&report, "/capture/duration_ns")?,
+        };
         let mut long_polls = Vec::new();
         for poll in array(&report, "/long_polls")? {
             let span = Span {
-                start_ns: number(poll, "/start_ns")?,
+                // In the report, times count from the recording's start.
+                start_ns: recorded.start_ns.saturating_add(number(poll, "/start_ns")?),
                 ns: number(poll, "/duration_ns")?,
             };
             let tid = number(poll, "/tid")?
@@ -56,16 +59,13 @@ impl Reported {
                 .and_then(Value::as_str)
                 .context("a lock has no address")?;
             let waits = locks.entry(address(addr)?).or_default();
-            waits.count += number(lock, "/long_count")?;
+            waits.count += number(lock, "/long_waits")?;
             waits.total_ns += number(lock, "/long_total_ns")?;
             waits.longest_ns = waits.longest_ns.max(number(lock, "/max_ns")?);
         }
         Ok(Self {
-            threshold_ns: number(&report, "/recording/threshold_ns")?,
-            window: Span {
-                start_ns,
-                ns: end_ns.saturating_sub(start_ns),
-            },
+            threshold_ns: number(&report, "/capture/threshold_ns")?,
+            recorded,
             long_polls,
             locks,
         })
@@ -84,4 +84,53 @@ fn array<'a>(value: &'a Value, pointer: &str) -> Result<&'a Vec<Value>> {
         .pointer(pointer)
         .and_then(Value::as_array)
         .with_context(|| format!("report.json has no list at {pointer}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times become those of the clock that the truth is written in.
+    #[test]
+    fn times_are_of_the_monotonic_clock() {
+        let report = Reported::parse(
+            r#"{"capture": {"started_monotonic_ns": 1000, "duration_ns": 500, "threshold_ns": 7},
+                "long_polls": [{"start_ns": 20, "duration_ns": 30, "tid": 4}],
+                "locks": [{"address": "0x10", "long_waits": 2, "long_total_ns": 300, "max_ns": 200}]}"#,
+        )
+        .expect("it has all that is needed");
+        assert_eq!(report.threshold_ns, 7);
+        assert_eq!(
+            report.recorded,
+            Span {
+                start_ns: 1000,
+                ns: 500
+            }
+        );
+        assert_eq!(
+            report.long_polls[0].span,
+            Span {
+                start_ns: 1020,
+                ns: 30
+            }
+        );
+        assert_eq!(
+            report.locks[&0x10],
+            LongWaits {
+                count: 2,
+                total_ns: 300,
+                longest_ns: 200
+            }
+        );
+    }
+
+    /// What is missing is named.
+    #[test]
+    fn a_missing_number_is_named() {
+        let error = Reported::parse("{}").expect_err("it has nothing");
+        assert!(
+            error.to_string().contains("/capture/started_monotonic_ns"),
+            "{error}"
+        );
+    }
 }

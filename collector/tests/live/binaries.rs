@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,13 +80,29 @@ fn a_binary_without_debug_info() {
     assert!(recorded.svg("blocking.svg").contains("derive_session_key"));
 }
 
-/// A Tokio program without parking_lot: the missing families are named, the rest works.
+/// A Tokio program without parking_lot, which is this test itself: the missing families are named, the rest works.
 #[test]
 #[ignore = "live: cargo xtask test"]
 fn a_binary_without_parking_lot() {
-    let echo = Workload::spawn(Command::new(program("ECHO")).args(["--port", "0"]));
-    thread::sleep(Duration::from_secs(1));
-    let recorded = holdup::record(echo.pid, "2s");
+    let stop = Arc::new(AtomicBool::new(false));
+    let server = thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .expect("a runtime can be built");
+            runtime.block_on(async {
+                while !stop.load(Ordering::Relaxed) {
+                    tokio::spawn(async { thread::sleep(Duration::from_millis(10)) })
+                        .await
+                        .expect("it does not panic");
+                }
+            });
+        }
+    });
+    let recorded = holdup::record(std::process::id(), "2s");
+    stop.store(true, Ordering::Relaxed);
+    server.join().expect("it does not panic");
     assert!(
         recorded.report.coverage().contains("parking_lot"),
         "{}",
@@ -94,6 +112,11 @@ fn a_binary_without_parking_lot() {
         recorded.run.said().contains("parking_lot"),
         "{}",
         recorded.run.said()
+    );
+    assert!(
+        recorded.report.long_polls().len() > 100,
+        "{} long polls",
+        recorded.report.long_polls().len()
     );
 }
 

@@ -78,7 +78,7 @@ fn truncated_and_foreign_captures() {
     for share in [2, 3, 10] {
         let (run, out) = report("truncated", &whole[..whole.len() / share]);
         run.expect_code(exit_code::CAPTURE_TRUNCATED)
-            .expect_error(&["truncated"]);
+            .expect_error(&["ends in the middle"]);
         assert!(out.join("report.json").exists() && out.join("blocking.svg").exists());
     }
     let elf = fs::read(BINARY).expect("it is there");

@@ -75,12 +75,9 @@ fn blocking_work_of_a_server_under_load() {
 
     let report = &recorded.report;
     println!("coverage: {}", report.coverage());
-    let (attach_ns, detach_ns) = report.attach_and_detach_ns();
-    println!(
-        "attached in {} ms, detached in {:?} ms",
-        attach_ns / 1_000_000,
-        detach_ns.map(|ns| ns / 1_000_000)
-    );
+    let [attached, detached] =
+        ["attached", "detached"].map(|what| holdup::said_duration(&recorded.run, what));
+    println!("attached in {attached:?}, detached in {detached:?}");
     assert!(!report.long_polls().is_empty());
 
     let svg = recorded.svg("blocking.svg");
@@ -105,7 +102,6 @@ fn blocking_work_of_a_server_under_load() {
         report.sentences()
     );
 
-    assert!(attach_ns < 2_000_000_000, "attaching took {attach_ns} ns");
-    let detach_ns = detach_ns.unwrap_or_else(|| holdup::detach_ns(&recorded.run));
-    assert!(detach_ns < 1_000_000_000, "detaching took {detach_ns} ns");
+    assert!(attached < Duration::from_secs(2));
+    assert!(detached < Duration::from_secs(1));
 }

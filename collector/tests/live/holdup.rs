@@ -3,9 +3,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,7 +117,8 @@ impl Run {
 pub struct Running {
     child: Child,
     since: Instant,
-    readers: [thread::JoinHandle<String>; 2],
+    stdout: Stream,
+    stderr: Stream,
 }
 
 impl Running {
@@ -127,12 +130,13 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("could not start {:?}: {error}", command.get_program()));
-        let stdout = child.stdout.take().expect("it was asked for");
-        let stderr = child.stderr.take().expect("it was asked for");
+        let stdout = Stream::read(child.stdout.take().expect("it was asked for"));
+        let stderr = Stream::read(child.stderr.take().expect("it was asked for"));
         Self {
             child,
             since,
-            readers: [read_all(stdout), read_all(stderr)],
+            stdout,
+            stderr,
         }
     }
 
@@ -140,20 +144,19 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits until probes are in place: the process then owns links between programs and what calls them.
+    /// Waits until holdup says that it records: all probes are in place then.
     pub fn wait_until_attached(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !owns_a_link(self.child.id()) {
+        while !self.stderr.so_far().contains("recording") {
             let ended = self.child.try_wait().expect("a child can be asked for");
+            let said = self.stderr.so_far();
             assert!(
                 ended.is_none(),
-                "holdup ended with {ended:?} before it attached"
+                "holdup ended with {ended:?} before it attached: {said}"
             );
-            assert!(Instant::now() < deadline, "holdup does not attach");
+            assert!(Instant::now() < deadline, "holdup does not attach: {said}");
             thread::sleep(Duration::from_millis(10));
         }
-        // The first link is there; the others follow within this.
-        thread::sleep(Duration::from_millis(500));
     }
 
     pub fn wait(mut self) -> Run {
@@ -164,40 +167,54 @@ impl Running {
             if self.since.elapsed() > PATIENCE {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                panic!("holdup hangs");
+                panic!("holdup hangs, having said: {}", self.stderr.so_far());
             }
             thread::sleep(Duration::from_millis(10));
         };
         let took = self.since.elapsed();
-        let [stdout, stderr] = self
-            .readers
-            .map(|reader| reader.join().expect("reading does not panic"));
         Run {
             code: status.code(),
-            stdout,
-            stderr,
+            stdout: self.stdout.whole(),
+            stderr: self.stderr.whole(),
             took,
         }
     }
 }
 
-fn read_all(mut from: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What could be read up to an error is shown all the same.
-        let _ = from.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What a process writes, read as it comes, so that it never waits for a reader.
+struct Stream {
+    text: Arc<Mutex<String>>,
+    reader: thread::JoinHandle<()>,
 }
 
-fn owns_a_link(pid: u32) -> bool {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
-        return false;
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .any(|info| info.contains("link_type:"))
+impl Stream {
+    fn read(from: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let reader = thread::spawn({
+            let text = Arc::clone(&text);
+            move || {
+                for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+                    let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&String::from_utf8_lossy(&line));
+                    text.push('\n');
+                }
+            }
+        });
+        Self { text, reader }
+    }
+
+    fn so_far(&self) -> String {
+        self.text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn whole(self) -> String {
+        self.reader.join().expect("reading does not panic");
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clone()
+    }
 }
 
 /// Runs a command to its end.
@@ -275,15 +292,20 @@ pub fn record_with(pid: u32, duration: &str, more: &[&str]) -> Recorded {
     Recorded::read(run, dir)
 }
 
-/// How long detaching took, as holdup said: `... detached in 35 ms ...`. It is over only after the report's
-/// numbers are closed, so that these don't have it.
+/// How long something took, as holdup said: `detached in 35 ms`, `attached to ..., in 160 ms; recording`.
 #[track_caller]
-pub fn detach_ns(run: &Run) -> u64 {
-    run.said()
-        .split("detached in ")
-        .nth(1)
-        .and_then(|rest| rest.split_once(" ms"))
-        .and_then(|(number, _)| number.parse::<f64>().ok())
-        .map(|ms| (ms * 1e6) as u64)
-        .unwrap_or_else(|| panic!("how long detaching took was not said:\n{}", run.said()))
+pub fn said_duration(run: &Run, what: &str) -> Duration {
+    run.stderr
+        .lines()
+        .find(|line| line.starts_with(&format!("holdup: {what} ")))
+        .and_then(|line| line.split(" ms").next())
+        .and_then(|rest| rest.rsplit(" in ").next())
+        .and_then(|number| number.parse::<f64>().ok())
+        .map(|ms| Duration::from_secs_f64(ms / 1000.0))
+        .unwrap_or_else(|| {
+            panic!(
+                "how long it took until {what} was not said:\n{}",
+                run.stderr
+            )
+        })
 }

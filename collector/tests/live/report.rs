@@ -68,7 +68,7 @@ impl Report {
     pub fn lock_waits(&self) -> u64 {
         self.list("/locks")
             .iter()
-            .map(|lock| lock["count"].as_u64().expect("a lock has a count"))
+            .map(|lock| lock["waits"].as_u64().expect("a lock has waits"))
             .sum()
     }
 
@@ -79,29 +79,15 @@ impl Report {
 
     /// A counter of the kernel side.
     pub fn counter(&self, name: &str) -> u64 {
-        self.at(&format!("/coverage/counters/{name}"))
+        self.at(&format!("/counters/{name}"))
             .as_u64()
             .expect("a counter is a number")
     }
 
     /// `duration`, `interrupted`, `target_exited`, `target_execed` or `truncated`.
     pub fn end_reason(&self) -> &str {
-        self.at("/recording/end_reason")
+        self.at("/capture/end")
             .as_str()
             .expect("a reason is a word")
-    }
-
-    /// How long attaching and detaching took.
-    pub fn attach_and_detach_ns(&self) -> (u64, Option<u64>) {
-        let attach_ns = self
-            .at("/recording/attach_ns")
-            .as_u64()
-            .expect("it was attached");
-        (
-            attach_ns,
-            self.0
-                .pointer("/recording/detach_ns")
-                .and_then(Value::as_u64),
-        )
     }
 }

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::server::Server;
 
-/// 126 poll instances take bpftrace seconds to attach to and up to 15 s to detach from.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// bpftrace detaches from 126 poll instances one by one, entry and return: half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -46,47 +46,27 @@ impl Observer {
             Kind::Nothing => Ok(Self(None)),
             Kind::Holdup => {
                 let mut command = Command::new(holdup);
+                command.stdout(Stdio::null());
                 command
                     .args(["record", "--pid", &pid.to_string(), "-d", "1h", "-o"])
                     .arg(dir);
-                let mut observer = Self(Some(start(&mut command, Stdio::null())?));
-                observer.wait_until(|child| Ok(owns_a_link(child.id())))?;
-                // The first link is there; the others, and the class of each return address, follow.
-                thread::sleep(Duration::from_secs(1));
+                let mut observer = Self(Some(start(command.stderr(Stdio::piped()))?));
+                let stderr = observer.0.as_mut().and_then(|child| child.stderr.take());
+                wait_for("recording", stderr.context("holdup has no stderr")?)?;
                 Ok(observer)
             }
             Kind::Bpftrace => {
                 let mut command = Command::new("bpftrace");
+                command.stderr(Stdio::null());
                 command.args(["-p", &pid.to_string(), "-e", &script(server.binary())]);
                 // Tokio alone has more instances of its poll than bpftrace attaches to by default.
                 command.env("BPFTRACE_MAX_PROBES", "4096");
-                let mut child = start(&mut command, Stdio::piped())?;
-                let stdout = child.stdout.take().context("bpftrace has no stdout")?;
-                let observer = Self(Some(child));
-                wait_for_tick(stdout)?;
+                let mut observer = Self(Some(start(command.stdout(Stdio::piped()))?));
+                let stdout = observer.0.as_mut().and_then(|child| child.stdout.take());
+                wait_for("tick", stdout.context("bpftrace has no stdout")?)?;
                 Ok(observer)
             }
         }
-    }
-
-    fn wait_until(&mut self, mut reached: impl FnMut(&mut Child) -> Result<bool>) -> Result<()> {
-        let Some(child) = &mut self.0 else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + PATIENCE;
-        while !reached(child)? {
-            if let Some(status) = child.try_wait()? {
-                bail!("the observer ended with {status}");
-            }
-            if Instant::now() > deadline {
-                bail!(
-                    "the observer did not get ready within {} s",
-                    PATIENCE.as_secs()
-                );
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
     }
 
     /// Ends it as a person does, and waits until nothing is attached any more.
@@ -117,11 +97,9 @@ impl Drop for Observer {
     }
 }
 
-fn start(command: &mut Command, stdout: Stdio) -> Result<Child> {
+fn start(command: &mut Command) -> Result<Child> {
     command
         .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("could not start `{}`", crate::command::display(command)))
 }
@@ -134,16 +112,6 @@ fn interrupt(child: &Child) -> Result<()> {
     // It may have ended by itself, which the caller sees.
     let _ = kill_process(pid, Signal::INT);
     Ok(())
-}
-
-fn owns_a_link(pid: u32) -> bool {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .any(|info| info.contains("link_type:"))
 }
 
 /// Polls and lock waits, timed and put into a histogram: the least that answers anything.
@@ -176,12 +144,13 @@ fn has_symbol(binary: &Path, beginning: &str) -> bool {
     })
 }
 
-fn wait_for_tick(stdout: impl Read + Send + 'static) -> Result<()> {
+/// Waits until a line holds the word.
+fn wait_for(word: &'static str, output: impl Read + Send + 'static) -> Result<()> {
     let (sender, receiver) = std::sync::mpsc::channel();
-    // Reads on to the end, so that bpftrace never waits for a reader.
+    // Reads on to the end, so that the observer never waits for a reader.
     thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if line == "tick" {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if line.contains(word) {
                 // Nobody listens any more after the first.
                 let _ = sender.send(());
             }
@@ -189,5 +158,5 @@ fn wait_for_tick(stdout: impl Read + Send + 'static) -> Result<()> {
     });
     receiver
         .recv_timeout(PATIENCE)
-        .context("bpftrace did not attach")
+        .with_context(|| format!("the observer never said {word:?}: it did not attach"))
 }
