@@ -30,13 +30,19 @@ pub struct Options {
 
 /// Builds both programs or finds them built, says where they are, and runs them if wanted.
 pub fn run(options: &Options) -> Result<()> {
-    let built = workloads::build(Workload::Citadel, options.flavour)?;
+    let built = workloads::build_one(Workload::Citadel, options.flavour)?;
     let (server, load) = (built.binary("citadel-server"), built.binary("citadel-load"));
     println!("server: {}\nload:   {}", server.display(), load.display());
-    let Some(seconds) = options.run_seconds else { return Ok(()) };
+    let Some(seconds) = options.run_seconds else {
+        return Ok(());
+    };
 
     let mut server = Server::start(&server, seconds)?;
-    println!("the server has pid {} and listens on {}", server.child.id(), server.address);
+    println!(
+        "the server has pid {} and listens on {}",
+        server.child.id(),
+        server.address
+    );
     let loaded = command::run(
         Command::new(load)
             .args(["--server", &server.address])
@@ -63,11 +69,19 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("could not start {}", program.display()))?;
-        let stdout = child.stdout.take().context("the server's output is piped")?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("the server's output is piped")?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).context("could not read what the server prints")?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("could not read what the server prints")?;
         match line.trim().split_once("address=") {
-            Some((_, address)) => Ok(Self { address: address.to_owned(), child }),
+            Some((_, address)) => Ok(Self {
+                address: address.to_owned(),
+                child,
+            }),
             None => bail!("the server did not say where it listens, but {line:?}"),
         }
     }
@@ -75,7 +89,8 @@ impl Server {
     fn stop(&mut self) -> Result<()> {
         let pid = i32::try_from(self.child.id()).context("a pid fits")?;
         let pid = rustix::process::Pid::from_raw(pid).context("a pid is not zero")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("could not stop the server")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .context("could not stop the server")?;
         self.child.wait().context("could not wait for the server")?;
         Ok(())
     }
@@ -94,7 +109,10 @@ pub fn prepare(cargo: &mut Command) -> Result<()> {
     packages::install(&PACKAGES, "building citadel")?;
     eprintln!("building citadel (about eight minutes on two cores, once)");
     let mended = mend()?;
-    cargo.arg("--config").arg(format!("patch.crates-io.{CRATE}.path={:?}", mended.to_string_lossy()));
+    cargo.arg("--config").arg(format!(
+        "patch.crates-io.{CRATE}.path={:?}",
+        mended.to_string_lossy()
+    ));
     Ok(())
 }
 
@@ -111,11 +129,14 @@ fn mend() -> Result<PathBuf> {
     let unfinished = folder.join(format!("{CRATE}-{VERSION}.{}", std::process::id()));
     copy_folder(&unpacked, &unfinished)?;
     let manifest = unfinished.join("Cargo.toml");
-    let text = fs::read_to_string(&manifest).with_context(|| format!("could not read {}", manifest.display()))?;
-    fs::write(&manifest, without_wasm(&text)?).with_context(|| format!("could not write {}", manifest.display()))?;
+    let text = fs::read_to_string(&manifest)
+        .with_context(|| format!("could not read {}", manifest.display()))?;
+    fs::write(&manifest, without_wasm(&text)?)
+        .with_context(|| format!("could not write {}", manifest.display()))?;
     // Somebody else may have been faster.
     if fs::rename(&unfinished, &mended).is_err() {
-        fs::remove_dir_all(&unfinished).with_context(|| format!("could not remove {}", unfinished.display()))?;
+        fs::remove_dir_all(&unfinished)
+            .with_context(|| format!("could not remove {}", unfinished.display()))?;
     }
     Ok(mended)
 }
@@ -123,7 +144,8 @@ fn mend() -> Result<PathBuf> {
 /// Where cargo has unpacked the crate, after it checked the checksum.
 fn unpack() -> Result<PathBuf> {
     let folder = cache::dir()?.join("workloads/unpack");
-    fs::create_dir_all(folder.join("src")).with_context(|| format!("could not make {}", folder.display()))?;
+    fs::create_dir_all(folder.join("src"))
+        .with_context(|| format!("could not make {}", folder.display()))?;
     let manifest = format!(
         "[workspace]\n[package]\nname = \"unpack\"\nedition = \"2024\"\n[dependencies.{CRATE}]\nversion = \"={VERSION}\"\n"
     );
@@ -136,8 +158,9 @@ fn unpack() -> Result<PathBuf> {
         command::output(&mut cargo)
     };
     cargo(&["fetch", "--quiet"])?;
-    let metadata: serde_json::Value = serde_json::from_str(&cargo(&["metadata", "--format-version=1"])?)
-        .context("cargo metadata does not print JSON")?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&cargo(&["metadata", "--format-version=1"])?)
+            .context("cargo metadata does not print JSON")?;
     let manifest = metadata["packages"]
         .as_array()
         .into_iter()
@@ -145,7 +168,10 @@ fn unpack() -> Result<PathBuf> {
         .find(|package| package["name"] == CRATE)
         .and_then(|package| package["manifest_path"].as_str())
         .with_context(|| format!("cargo metadata does not say where {CRATE} is"))?;
-    Path::new(manifest).parent().map(Path::to_owned).context("a manifest lies in a folder")
+    Path::new(manifest)
+        .parent()
+        .map(Path::to_owned)
+        .context("a manifest lies in a folder")
 }
 
 /// The manifest without its dependencies for wasm targets, and without the features that name them.
@@ -155,20 +181,12 @@ fn without_wasm(manifest: &str) -> Result<String> {
         .get_mut("target")
         .and_then(toml::Value::as_table_mut)
         .context("the manifest has no dependencies by target")?;
-    let mut removed = Vec::new();
-    targets.retain(|target, tables| {
-        let is_wasm = target == "cfg(target_family = \"wasm\")";
-        if is_wasm {
-            let dependencies = tables.get("dependencies").and_then(toml::Value::as_table);
-            removed.extend(dependencies.into_iter().flat_map(toml::Table::keys).cloned());
-        }
-        !is_wasm
-    });
-    if removed.is_empty() {
+    if targets.remove("cfg(target_family = \"wasm\")").is_none() {
         bail!("the manifest has no dependencies for wasm, and needs no mending");
     }
-    // One of the same name elsewhere keeps its feature.
-    let features = manifest.get_mut("features").and_then(toml::Value::as_table_mut);
+    let features = manifest
+        .get_mut("features")
+        .and_then(toml::Value::as_table_mut);
     for (_, enables) in features.into_iter().flatten() {
         if let Some(enables) = enables.as_array_mut() {
             enables.retain(|enabled| enabled.as_str() != Some("socket2_wasm"));
@@ -179,7 +197,8 @@ fn without_wasm(manifest: &str) -> Result<String> {
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("could not make {}", to.display()))?;
-    let entries = fs::read_dir(from).with_context(|| format!("could not list {}", from.display()))?;
+    let entries =
+        fs::read_dir(from).with_context(|| format!("could not list {}", from.display()))?;
     for entry in entries {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
@@ -216,7 +235,11 @@ mod tests {
         let mended: toml::Table = mended.parse()?;
         assert_eq!(mended["features"]["wasi"].as_array().map(Vec::len), Some(0));
         assert_eq!(mended["features"]["std"][0].as_str(), Some("net"));
-        let targets: Vec<_> = mended["target"].as_table().into_iter().flat_map(toml::Table::keys).collect();
+        let targets: Vec<_> = mended["target"]
+            .as_table()
+            .into_iter()
+            .flat_map(toml::Table::keys)
+            .collect();
         assert_eq!(targets, [r#"cfg(not(target_family = "wasm"))"#]);
         Ok(())
     }
@@ -224,7 +247,8 @@ mod tests {
     /// Another version of the crate may need another cure: that is said, not passed over.
     #[test]
     fn a_manifest_without_wasm_is_an_error() {
-        let error = without_wasm("[package]\nname = \"x\"\n[target]\n").expect_err("nothing to mend");
+        let error =
+            without_wasm("[package]\nname = \"x\"\n[target]\n").expect_err("nothing to mend");
         assert!(error.to_string().contains("needs no mending"), "{error}");
     }
 }

@@ -5,6 +5,7 @@
 //! name of the folder its binaries are in. Cargo's own build folder is kept beside it, so that a changed
 //! source file costs one crate and not its hundred dependencies.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{cache, citadel, command, workspace};
 
 /// A folder under `xtask/workloads`, which is a cargo workspace of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Workload {
     /// Known answers: writes down what it did.
     Contention,
@@ -82,12 +83,26 @@ const FRAME_POINTERS: Settings = Settings {
 
 impl Flavour {
     fn settings(self) -> Settings {
-        let release = Settings { name: "release", rustflags: "", cflags: "", ..FRAME_POINTERS };
+        let release = Settings {
+            name: "release",
+            rustflags: "",
+            cflags: "",
+            ..FRAME_POINTERS
+        };
         match self {
             Self::FramePointers => FRAME_POINTERS,
             Self::Release => release,
-            Self::FatLto => Settings { name: "fat-lto", lto: "fat", codegen_units: "1", ..release },
-            Self::Stripped => Settings { name: "stripped", strip: "symbols", ..FRAME_POINTERS },
+            Self::FatLto => Settings {
+                name: "fat-lto",
+                lto: "fat",
+                codegen_units: "1",
+                ..release
+            },
+            Self::Stripped => Settings {
+                name: "stripped",
+                strip: "symbols",
+                ..FRAME_POINTERS
+            },
         }
     }
 }
@@ -96,7 +111,11 @@ impl Settings {
     /// Everything that makes two builds of the same sources differ.
     fn environment(&self) -> Vec<(&'static str, &'static str)> {
         // C's assembler code knows no such flag on other machines.
-        let cflags = if cfg!(target_arch = "x86_64") { self.cflags } else { "" };
+        let cflags = if cfg!(target_arch = "x86_64") {
+            self.cflags
+        } else {
+            ""
+        };
         let mut environment = vec![
             ("CARGO_ENCODED_RUSTFLAGS", self.rustflags),
             ("CARGO_PROFILE_RELEASE_DEBUG", "1"),
@@ -124,23 +143,71 @@ impl Built {
     }
 
     fn is_complete(&self, workload: Workload) -> bool {
-        workload.binaries().iter().all(|binary| self.binary(binary).is_file())
+        workload
+            .binaries()
+            .iter()
+            .all(|binary| self.binary(binary).is_file())
     }
 }
 
-/// Builds the workload, or finds it built.
-pub fn build(workload: Workload, flavour: Flavour) -> Result<Built> {
+/// `cargo xtask workload`: builds it and prints the paths of its binaries.
+pub fn run(workload: Workload, flavour: Flavour) -> Result<()> {
+    let built = build_one(workload, flavour)?;
+    for binary in workload.binaries() {
+        println!("{}", built.binary(binary).display());
+    }
+    Ok(())
+}
+
+/// What the live tests attach to, by the names they know the programs by.
+pub type Programs = BTreeMap<&'static str, PathBuf>;
+
+/// The small ones: seconds when built before, two or three minutes when not.
+pub fn build() -> Result<Programs> {
+    let echo = build_one(Workload::Echo, Flavour::FramePointers)?;
+    Ok(Programs::from([
+        ("CONTENTION", contention()?),
+        ("ECHO", echo.binary("echo")),
+    ]))
+}
+
+/// The Citadel server and its load.
+pub fn build_citadel() -> Result<Programs> {
+    let citadel = build_one(Workload::Citadel, Flavour::FramePointers)?;
+    Ok(Programs::from([
+        ("CITADEL_SERVER", citadel.binary("citadel-server")),
+        ("CITADEL_LOAD", citadel.binary("citadel-load")),
+    ]))
+}
+
+/// The workload with known answers.
+pub fn contention() -> Result<PathBuf> {
+    let contention = build_one(Workload::Contention, Flavour::FramePointers)?;
+    Ok(contention.binary("contention"))
+}
+
+/// Builds a workload, or finds it built.
+pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
     let settings = flavour.settings();
     let cache = cache::dir()?.join("workloads");
-    let folder_name = format!("{}-{}-{}", workload.name(), settings.name, key(workload, &settings)?);
-    let built = Built { folder: cache.join(&folder_name) };
+    let folder_name = format!(
+        "{}-{}-{}",
+        workload.name(),
+        settings.name,
+        key(workload, &settings)?
+    );
+    let built = Built {
+        folder: cache.join(&folder_name),
+    };
     if built.is_complete(workload) {
         return Ok(built);
     }
 
     let mut cargo = Command::new("cargo");
     command::clear_cargo_environment(&mut cargo);
-    let target_dir = cache.join("target").join(format!("{}-{}", workload.name(), settings.name));
+    let target_dir = cache
+        .join("target")
+        .join(format!("{}-{}", workload.name(), settings.name));
     cargo
         .args(["build", "--release", "--locked", "--quiet"])
         .arg("--target-dir")
@@ -150,7 +217,8 @@ pub fn build(workload: Workload, flavour: Flavour) -> Result<Built> {
     if workload == Workload::Citadel {
         citadel::prepare(&mut cargo)?;
     }
-    command::run(&mut cargo).with_context(|| format!("could not build the workload {}", workload.name()))?;
+    command::run(&mut cargo)
+        .with_context(|| format!("could not build the workload {}", workload.name()))?;
 
     publish(workload, &target_dir.join("release"), &built.folder)?;
     ensure!(
@@ -187,7 +255,12 @@ fn key(workload: Workload, settings: &Settings) -> Result<String> {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    add(command::output(Command::new("rustc").arg("-vV").current_dir(workload.source()))?.as_bytes());
+    add(command::output(
+        Command::new("rustc")
+            .arg("-vV")
+            .current_dir(workload.source()),
+    )?
+    .as_bytes());
     for (name, value) in settings.environment() {
         add(name.as_bytes());
         add(value.as_bytes());
@@ -199,7 +272,11 @@ fn key(workload: Workload, settings: &Settings) -> Result<String> {
         add(&fs::read(&file).with_context(|| format!("could not read {}", file.display()))?);
     }
     let hash = hash.finalize();
-    Ok(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Cargo.toml, Cargo.lock and everything under src, in an order that does not depend on the disk.
@@ -207,10 +284,15 @@ fn files(source: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![source.join("Cargo.lock"), source.join("Cargo.toml")];
     let mut folders = vec![source.join("src")];
     while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(&folder).with_context(|| format!("could not list {}", folder.display()))?;
+        let entries = fs::read_dir(&folder)
+            .with_context(|| format!("could not list {}", folder.display()))?;
         for entry in entries {
             let path = entry?.path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
         }
     }
     if files.len() == 2 {
@@ -227,12 +309,23 @@ mod tests {
     /// Each flavour has a build folder of its own; two in one would rebuild each other's crates.
     #[test]
     fn flavours_differ_in_name_and_environment() {
-        let flavours = [Flavour::FramePointers, Flavour::Release, Flavour::FatLto, Flavour::Stripped];
+        let flavours = [
+            Flavour::FramePointers,
+            Flavour::Release,
+            Flavour::FatLto,
+            Flavour::Stripped,
+        ];
         for (index, one) in flavours.iter().enumerate() {
             for other in &flavours[index + 1..] {
                 let (one, other) = (one.settings(), other.settings());
                 assert_ne!(one.name, other.name);
-                assert_ne!(one.environment(), other.environment(), "{} and {}", one.name, other.name);
+                assert_ne!(
+                    one.environment(),
+                    other.environment(),
+                    "{} and {}",
+                    one.name,
+                    other.name
+                );
             }
         }
     }

@@ -1,7 +1,9 @@
-//! `echo server` sends back every message of 64 bytes; `echo load` asks it as fast as it answers, for a bounded
+//! `echo serve` sends back every message of 64 bytes; `echo ask` asks it as fast as it answers, for a bounded
 //! time, and prints how many requests were answered as a line of JSON.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
@@ -26,13 +28,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serves until SIGTERM, SIGINT or --seconds
-    Server(Server),
+    Serve(Serve),
     /// Asks the server, and prints how often it was answered
-    Load(Load),
+    Ask(Ask),
 }
 
 #[derive(Args)]
-struct Server {
+struct Serve {
     /// Port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -42,7 +44,7 @@ struct Server {
 }
 
 #[derive(Args)]
-struct Load {
+struct Ask {
     /// Where the server is
     #[arg(long)]
     server: SocketAddr,
@@ -54,6 +56,9 @@ struct Load {
     /// Requests that are sent together on one connection, before their answers are read
     #[arg(long, default_value_t = 1)]
     pipeline: usize,
+    /// Print `requests=N`, the sum so far, twenty times a second
+    #[arg(long)]
+    progress: bool,
 }
 
 fn main() -> std::io::Result<()> {
@@ -64,13 +69,13 @@ fn main() -> std::io::Result<()> {
     }
     let runtime = runtime.enable_all().build()?;
     match cli.command {
-        Command::Server(server) => runtime.block_on(serve(&server)),
-        Command::Load(load) => runtime.block_on(ask(load)),
+        Command::Serve(options) => runtime.block_on(serve(&options)),
+        Command::Ask(options) => runtime.block_on(ask(&options)),
     }
 }
 
-async fn serve(server: &Server) -> std::io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, server.port)).await?;
+async fn serve(options: &Serve) -> std::io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await?;
     println!(
         "ready pid={} address={}",
         std::process::id(),
@@ -82,7 +87,7 @@ async fn serve(server: &Server) -> std::io::Result<()> {
     let accepting = tokio::spawn(accept(listener));
     tokio::select! {
         ended = accepting => ended?,
-        () = tokio::time::sleep(Duration::from_secs(server.seconds)) => Ok(()),
+        () = tokio::time::sleep(Duration::from_secs(options.seconds)) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
@@ -104,42 +109,63 @@ async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-async fn ask(load: Load) -> std::io::Result<()> {
+async fn ask(options: &Ask) -> std::io::Result<()> {
+    let requests = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
-    let deadline = started + Duration::from_secs_f64(load.seconds);
-    let connections: Vec<_> = (0..load.connections)
-        .map(|_| tokio::spawn(ask_on_one_connection(load.server, deadline, load.pipeline)))
+    let deadline = started + Duration::from_secs_f64(options.seconds);
+    let connections: Vec<_> = (0..options.connections)
+        .map(|_| {
+            let requests = Arc::clone(&requests);
+            tokio::spawn(ask_on_one_connection(
+                options.server,
+                deadline,
+                options.pipeline,
+                requests,
+            ))
+        })
         .collect();
-    let mut requests = 0;
-    for connection in connections {
-        requests += connection.await??;
+    if options.progress {
+        tokio::spawn(print_progress(Arc::clone(&requests)));
     }
-    let seconds = started.elapsed().as_secs_f64();
+    for connection in connections {
+        connection.await??;
+    }
     println!(
         "{}",
-        json!({"requests": requests, "connections": load.connections, "seconds": seconds})
+        json!({
+            "requests": requests.load(Ordering::Relaxed),
+            "connections": options.connections,
+            "seconds": started.elapsed().as_secs_f64(),
+        })
     );
     Ok(())
 }
 
-/// The number of requests that were answered.
+async fn print_progress(requests: Arc<AtomicU64>) {
+    loop {
+        println!("requests={}", requests.load(Ordering::Relaxed));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Counts the requests that were answered.
 async fn ask_on_one_connection(
     server: SocketAddr,
     deadline: Instant,
     pipeline: usize,
-) -> std::io::Result<u64> {
+    requests: Arc<AtomicU64>,
+) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
     let question = vec![0x5a; MESSAGE * pipeline];
     let mut answer = vec![0; MESSAGE * pipeline];
-    let mut requests = 0;
     while Instant::now() < deadline {
         stream.write_all(&question).await?;
         stream.read_exact(&mut answer).await?;
         if answer != question {
             return Err(std::io::Error::other("the answer is not the question"));
         }
-        requests += pipeline as u64;
+        requests.fetch_add(pipeline as u64, Ordering::Relaxed);
     }
-    Ok(requests)
+    Ok(())
 }

@@ -49,6 +49,9 @@ struct Args {
     /// Bytes of the file that each session sends; 0 for none
     #[arg(long, default_value_t = 262_144)]
     file_bytes: usize,
+    /// Print `requests=N`, the messages and re-keys so far, twenty times a second once all clients are connected
+    #[arg(long)]
+    progress: bool,
 }
 
 impl Args {
@@ -78,6 +81,11 @@ impl Counts {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What a client asks of the server when it is connected.
+    fn requests(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed) + self.rekeys.load(Ordering::Relaxed)
+    }
+
     fn summary(&self, args: &Args, elapsed: Duration) -> serde_json::Value {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Self {
@@ -90,7 +98,7 @@ impl Counts {
             errors,
         } = self;
         json!({
-            "clients": args.clients, "seconds": elapsed.as_secs_f64(),
+            "clients": args.clients, "requests": self.requests(), "seconds": elapsed.as_secs_f64(),
             "registrations": get(registrations), "connects": get(connects), "messages": get(messages),
             "rekeys": get(rekeys), "rekeys_already_in_progress": get(rekeys_already_in_progress),
             "file_transfers": get(file_transfers), "errors": get(errors),
@@ -151,6 +159,9 @@ async fn load(args: &Args, counts: &Arc<Counts>) -> Result<Duration, String> {
         std::process::id(),
         args.clients
     );
+    if args.progress {
+        tokio::spawn(print_progress(Arc::clone(counts)));
+    }
     for client in clients {
         if let Err(error) = client.await {
             counts.error("client", error);
@@ -158,6 +169,13 @@ async fn load(args: &Args, counts: &Arc<Counts>) -> Result<Duration, String> {
     }
     // The last steps may have ended a little later; nodes may have taken long to shut down.
     Ok(started.elapsed().min(Duration::from_secs(args.seconds)))
+}
+
+async fn print_progress(counts: Arc<Counts>) {
+    loop {
+        println!("requests={}", counts.requests());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// When the load ends; nothing before it has begun.
