@@ -4,6 +4,7 @@
 
 mod bench;
 mod cache;
+mod citadel;
 mod command;
 mod compare;
 mod demo;
@@ -20,6 +21,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::workloads::{Flavour, Workload};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own commands")]
@@ -60,6 +63,22 @@ enum Command {
         /// The folder that holdup recorded into
         dir: PathBuf,
     },
+    /// Build the Citadel server and its load driver, once, and say where they are
+    Citadel {
+        #[arg(long, value_enum, default_value_t = Flavour::FramePointers)]
+        flavour: Flavour,
+        /// Run the server under load for so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        run: Option<u64>,
+        #[arg(long, default_value_t = 4)]
+        clients: u64,
+    },
+    /// Build one of the programs that get profiled, once, and print the paths of its binaries
+    Workload {
+        workload: Workload,
+        #[arg(long, value_enum, default_value_t = Flavour::FramePointers)]
+        flavour: Flavour,
+    },
 }
 
 #[derive(Subcommand)]
@@ -87,6 +106,21 @@ fn main() -> ExitCode {
             bench::overhead::run(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::Compare { truth, dir } => compare::run(&truth, &dir),
+        Command::Citadel {
+            flavour,
+            run,
+            clients,
+        } => {
+            let options = citadel::Options {
+                flavour,
+                run_seconds: run,
+                clients,
+            };
+            citadel::run(&options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Workload { workload, flavour } => {
+            workloads::run(workload, flavour).map(|()| ExitCode::SUCCESS)
+        }
     };
     match done {
         Ok(code) => code,
