@@ -124,6 +124,10 @@ pub static SITE_TOTALS: PerCpuArray<wire::PollSiteTotals> =
 #[map]
 pub static RETURN_SITES: HashMap<u64, wire::ReturnSiteState> = HashMap::with_max_entries(4096, 0);
 
+/// Addresses of the `raw::poll` instances that run a worker's loop, set by user space.
+#[map]
+pub static CORE_TAKERS: HashMap<u64, u32> = HashMap::with_max_entries(64, 0);
+
 /// The counters, indexed by the `COUNTER_` codes.
 #[map]
 pub static COUNTERS: PerCpuArray<[u64; wire::COUNTERS as usize]> =

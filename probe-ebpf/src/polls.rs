@@ -15,9 +15,14 @@
 //! backtrace that the target takes of itself during a poll. The return address is read at the entry
 //! instead; user space puts an ordinary probe there.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::bpf_get_attach_cookie,
+    helpers::{
+        bpf_probe_read_user,
+        generated::{bpf_get_attach_cookie, bpf_loop},
+    },
     macros::uprobe,
     programs::ProbeContext,
 };
@@ -26,7 +31,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     atomics,
     emit::{count, count_by, emit},
-    maps::{RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
+    maps::{CORE_TAKERS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
     registers, threads, window,
 };
 
@@ -56,28 +61,22 @@ pub fn active(thread: *const wire::Thread) -> Option<*mut wire::PollFrame> {
     }
 }
 
-/// Finds the active poll anew after the polls of the thread changed.
+/// Which poll is active once one of `class` has begun at depth `index`, where `outer_active` was before.
+///
+/// # Safety
+/// `thread` is the running thread's record.
 #[inline(always)]
-fn choose_active(thread: *mut wire::Thread) {
-    let mut chosen = 0;
-    let mut chosen_class = wire::CLASS_UNKNOWN;
-    for n in 0..DEPTH {
-        // SAFETY: a thread's record in the map, written by its own thread only.
-        let poll = unsafe {
-            if n >= (*thread).poll_depth {
-                break;
-            }
-            &*frame(thread, n)
-        };
-        if poll.class == wire::CLASS_BLOCKING || poll.handed_off_ns != 0 {
-            chosen = 0;
-        } else if chosen == 0 || chosen_class == wire::CLASS_UNKNOWN {
-            chosen = n + 1;
-            chosen_class = poll.class;
-        }
+unsafe fn active_after(thread: *mut wire::Thread, outer_active: u32, index: u32, class: u32) -> u32 {
+    if class == wire::CLASS_BLOCKING {
+        return 0;
     }
-    // SAFETY: as above.
-    unsafe { (*thread).active_poll = chosen };
+    // SAFETY: the caller's promise.
+    let outer_class = unsafe { (*frame(thread, outer_active.wrapping_sub(1))).class };
+    if outer_active == 0 || outer_class == wire::CLASS_UNKNOWN {
+        index + 1
+    } else {
+        outer_active
+    }
 }
 
 /// A `raw::poll` instance is entered. The cookie is the site's index.
@@ -111,6 +110,7 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
             count(wire::COUNTER_POLLS_TOO_DEEP);
             return 0;
         }
+        let outer_active = (*thread).active_poll;
         *frame(thread, depth) = wire::PollFrame {
             start_ns,
             stack_pointer,
@@ -122,10 +122,12 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
             lock_wait_ns: 0,
             site,
             class,
+            outer_active,
+            zero: 0,
         };
         (*thread).poll_depth = depth + 1;
+        (*thread).active_poll = active_after(thread, outer_active, depth, class);
     }
-    choose_active(thread);
     0
 }
 
@@ -158,23 +160,53 @@ fn announce_return_site(thread: *mut wire::Thread, return_addr: u64, site: u32, 
     }
 }
 
+/// What `close_one` is given.
+struct Closing {
+    thread: *mut wire::Thread,
+    stack_pointer: u64,
+}
+
 /// A poll is entered or left at this stack pointer: polls that were entered at the same or a lower one
 /// (the stack grows down) have ended, and their end was missed.
 #[inline(always)]
 fn close_unseen(thread: *mut wire::Thread, stack_pointer: u64) {
-    for _ in 0..DEPTH {
-        // SAFETY: the running thread's record.
-        unsafe {
-            let depth = (*thread).poll_depth;
-            if depth == 0 || depth > DEPTH {
-                return;
-            }
-            let poll = frame(thread, depth - 1);
-            if (*poll).stack_pointer > stack_pointer {
-                return;
-            }
-            end(thread, crate::now(), wire::POLL_END_UNSEEN);
-        }
+    if !innermost_is_left(thread, stack_pointer) {
+        return;
+    }
+    let mut closing = Closing {
+        thread,
+        stack_pointer,
+    };
+    // Not a `for`: the verifier would walk through all ways of eight rounds, which takes it a second.
+    // SAFETY: the callback has the type that the helper calls, and `closing` outlives the call.
+    unsafe {
+        bpf_loop(
+            DEPTH,
+            close_one as *mut c_void,
+            (&raw mut closing).cast(),
+            0,
+        );
+    }
+}
+
+/// Ends the innermost poll if it has been left; returns 1, which ends the loop, if not.
+unsafe extern "C" fn close_one(_round: u32, closing: *mut Closing) -> i64 {
+    // SAFETY: `close_unseen` passes a valid one.
+    let (thread, stack_pointer) = unsafe { ((*closing).thread, (*closing).stack_pointer) };
+    if !innermost_is_left(thread, stack_pointer) {
+        return 1;
+    }
+    // SAFETY: the running thread's record, and a poll is under way.
+    unsafe { end(thread, crate::now(), wire::POLL_END_UNSEEN) };
+    0
+}
+
+#[inline(always)]
+fn innermost_is_left(thread: *mut wire::Thread, stack_pointer: u64) -> bool {
+    // SAFETY: the running thread's record.
+    unsafe {
+        let depth = (*thread).poll_depth;
+        depth != 0 && depth <= DEPTH && (*frame(thread, depth - 1)).stack_pointer <= stack_pointer
     }
 }
 
@@ -220,6 +252,10 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
         let poll = &*frame(thread, index);
         let was_active = (*thread).active_poll == index + 1;
         (*thread).poll_depth = index;
+        // The outer poll may have been handed off while this one ran inside it.
+        let outer = poll.outer_active;
+        let outer_is_over = (*frame(thread, outer.wrapping_sub(1))).handed_off_ns != 0;
+        (*thread).active_poll = if outer_is_over { 0 } else { outer };
         let handed_off = poll.handed_off_ns != 0;
 
         let recording = window::get();
@@ -283,7 +319,6 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
             }
         }
     }
-    choose_active(thread);
 }
 
 /// Whether a probe stood at the poll's return address since its start.
@@ -308,19 +343,53 @@ fn totals(site: u32, ns: u64) {
     }
 }
 
-/// `block_in_place` gives the worker's core to another thread: what follows in this poll blocks nobody.
+/// A `block_in_place` on this thread gives its worker's core away: what follows in this poll blocks nobody.
+/// Seen when a task is given to the blocking pool that runs a worker's loop. The cookie is a
+/// `wire::HANDOFF_` code.
 #[uprobe]
-pub fn poll_handoff(_ctx: ProbeContext) -> u32 {
+pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     let Some(record) = threads::current() else {
         return 0;
     };
     // SAFETY: the running thread's record.
     let thread = unsafe { &raw mut (*record).thread };
-    if let Some(poll) = active(thread) {
-        // SAFETY: points into the record.
-        unsafe { (*poll).handed_off_ns = crate::now() };
-        count(wire::COUNTER_HANDOFFS);
-        choose_active(thread);
+    let Some(poll) = active(thread) else {
+        return 0;
+    };
+    // SAFETY: the context of this program.
+    let always = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } == wire::HANDOFF_ALWAYS;
+    // The compiler is free to drop or to split the arguments in front of the task.
+    let is_handoff = always
+        || runs_worker_loop(registers::argument(&ctx, 0))
+        || runs_worker_loop(registers::argument(&ctx, 1))
+        || runs_worker_loop(registers::argument(&ctx, 2))
+        || runs_worker_loop(registers::argument(&ctx, 3));
+    if !is_handoff {
+        return 0;
     }
+    // SAFETY: points into the record.
+    unsafe {
+        (*poll).handed_off_ns = crate::now();
+        (*thread).active_poll = 0;
+    }
+    count(wire::COUNTER_HANDOFFS);
     0
+}
+
+/// Whether `header` is the header of a task whose `raw::poll` instance runs a worker's loop.
+#[inline(always)]
+fn runs_worker_loop(header: u64) -> bool {
+    poll_function(header).is_ok_and(|function| CORE_TAKERS.get_ptr(function).is_some())
+}
+
+/// The `raw::poll` instance of a task: the first entry of the vtable that its header (`repr(C)`: state,
+/// queue_next, vtable) points to. So in every Tokio since 1.0.
+#[inline(always)]
+fn poll_function(header: u64) -> Result<u64, i32> {
+    const VTABLE: u64 = 0x10;
+    // SAFETY: the helper checks user addresses and reports a fault as an error.
+    unsafe {
+        let vtable = bpf_probe_read_user(header.wrapping_add(VTABLE) as *const u64)?;
+        bpf_probe_read_user(vtable as *const u64)
+    }
 }

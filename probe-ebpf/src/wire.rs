@@ -301,6 +301,12 @@ pub struct Window {
 /// Most poll instances that one binary can have probed.
 pub const MAX_POLL_SITES: u32 = 8192;
 
+/// Cookie of a hand-off's probe: every hit is one.
+pub const HANDOFF_ALWAYS: u64 = 0;
+/// Cookie of a hand-off's probe: a hit is one if one of the first four arguments is the header of a task
+/// that runs a worker's loop.
+pub const HANDOFF_IF_WORKER_LOOP: u64 = 1;
+
 // Indices of the counters, each a sum over the capture.
 
 /// Scheduler polls that ended.
@@ -395,6 +401,10 @@ pub struct PollFrame {
     pub site: u32,
     /// A `CLASS_` code.
     pub class: u32,
+    /// `Thread::active_poll` as it was before this poll began.
+    pub outer_active: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// A lock wait under way.

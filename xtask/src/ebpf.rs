@@ -38,9 +38,12 @@ pub fn run(options: &Options) -> Result<()> {
 
     let object = root.join(OBJECT);
     if options.check {
-        let checked_in = fs::read(&object)
-            .with_context(|| format!("{OBJECT} is missing: run `cargo xtask ebpf` and commit it"))?;
-        if let Some(sentence) = difference(&checked_in, &built, recorded.as_ref(), &toolchain.identity) {
+        let checked_in = fs::read(&object).with_context(|| {
+            format!("{OBJECT} is missing: run `cargo xtask ebpf` and commit it")
+        })?;
+        if let Some(sentence) =
+            difference(&checked_in, &built, recorded.as_ref(), &toolchain.identity)
+        {
             bail!("{sentence}");
         }
         println!("{OBJECT} is what probe-ebpf builds ({} bytes)", built.len());
@@ -58,18 +61,35 @@ pub fn run(options: &Options) -> Result<()> {
             .with_context(|| format!("could not write {RECORD}"))?;
     }
     let verb = if unchanged { "unchanged" } else { "written" };
-    println!("{OBJECT}: {verb}, {} bytes, by {}", built.len(), toolchain.identity);
+    println!(
+        "{OBJECT}: {verb}, {} bytes, by {}",
+        built.len(),
+        toolchain.identity
+    );
     Ok(())
 }
 
 fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     let target_dir = workspace::target_dir().join("ebpf");
     // Every crate must lie in cargo's registry folder before its path can be remapped.
-    command::output(cargo(root, toolchain).args(["fetch", "--locked", "-Zbuild-std=core", "--target", TARGET]))
-        .context("could not fetch what probe-ebpf is built from")?;
+    command::output(cargo(root, toolchain).args([
+        "fetch",
+        "--locked",
+        "-Zbuild-std=core",
+        "--target",
+        TARGET,
+    ]))
+    .context("could not fetch what probe-ebpf is built from")?;
     let mut build = cargo(root, toolchain);
     build
-        .args(["build", "--locked", "--release", "-Zbuild-std=core", "--target", TARGET])
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "-Zbuild-std=core",
+            "--target",
+            TARGET,
+        ])
         .args(["--package", "holdup-probe-ebpf", "--bin", "holdup-probes"])
         .arg("--target-dir")
         .arg(&target_dir)
@@ -90,7 +110,10 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     let stripped = target_dir.join("holdup-probes.bpf.o");
     // --strip-debug keeps .BTF and .BTF.ext, which the kernel and aya read.
     command::output(
-        Command::new(&toolchain.objcopy).arg("--strip-debug").arg(&linked).arg(&stripped),
+        Command::new(&toolchain.objcopy)
+            .arg("--strip-debug")
+            .arg(&linked)
+            .arg(&stripped),
     )
     .context("could not strip the object")?;
     eprint!("{log}");
@@ -181,7 +204,11 @@ fn difference(
     if checked_in == built {
         return None;
     }
-    let first = checked_in.iter().zip(built).take_while(|(a, b)| a == b).count();
+    let first = checked_in
+        .iter()
+        .zip(built)
+        .take_while(|(a, b)| a == b)
+        .count();
     let cause = match recorded {
         Some(recorded) if recorded == present => {
             "The toolchain is the one that built it, so the sources or their locked dependencies changed since: \
@@ -213,7 +240,10 @@ mod tests {
     /// Equal bytes pass, whatever built them.
     #[test]
     fn equal_bytes_are_no_difference() {
-        assert_eq!(difference(b"abc", b"abc", None, &identity("rustc 1\n")), None);
+        assert_eq!(
+            difference(b"abc", b"abc", None, &identity("rustc 1\n")),
+            None
+        );
     }
 
     /// With the same toolchain the sources are to blame, and the sentence says so.
@@ -221,15 +251,29 @@ mod tests {
     fn the_same_toolchain_blames_the_sources() {
         let same = identity("rustc 1\n");
         let sentence = difference(b"abc", b"abd", Some(&same), &same).expect("they differ");
-        assert!(sentence.contains("first difference at byte 2"), "{sentence}");
-        assert!(sentence.contains("the sources or their locked dependencies changed"), "{sentence}");
+        assert!(
+            sentence.contains("first difference at byte 2"),
+            "{sentence}"
+        );
+        assert!(
+            sentence.contains("the sources or their locked dependencies changed"),
+            "{sentence}"
+        );
     }
 
     /// With another toolchain both are named.
     #[test]
     fn another_toolchain_is_named_as_the_probable_cause() {
-        let sentence = difference(b"abc", b"ab", Some(&identity("rustc 1\n")), &identity("rustc 2\n"))
-            .expect("they differ");
-        assert!(sentence.contains("it was rustc 1; here it is rustc 2"), "{sentence}");
+        let sentence = difference(
+            b"abc",
+            b"ab",
+            Some(&identity("rustc 1\n")),
+            &identity("rustc 2\n"),
+        )
+        .expect("they differ");
+        assert!(
+            sentence.contains("it was rustc 1; here it is rustc 2"),
+            "{sentence}"
+        );
     }
 }

@@ -2,16 +2,27 @@
 //! same name, which does the work.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cache;
+mod citadel;
 mod command;
+mod compare;
+mod demo;
 mod ebpf;
 mod packages;
+mod reported;
+mod test;
 mod toolchain;
+mod truth;
+mod workloads;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::workloads::{Flavour, Workload};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own commands")]
@@ -31,14 +42,88 @@ enum Command {
         #[arg(long)]
         install: bool,
     },
+    /// Run the tests; installs what they need
+    Test {
+        /// Run this suite and no other (may be repeated)
+        #[arg(long, value_name = "SUITE")]
+        only: Vec<test::Suite>,
+        /// Leave this suite out (may be repeated)
+        #[arg(long, value_name = "SUITE")]
+        skip: Vec<test::Suite>,
+    },
+    /// Attach holdup to a program that holds its runtime up, and see what it finds
+    Demo,
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Compare what a workload did with what holdup reported, and print the figures
+    Compare {
+        /// The truth that the workload wrote
+        truth: PathBuf,
+        /// The folder that holdup recorded into
+        dir: PathBuf,
+    },
+    /// Build the Citadel server and its load driver, once, and say where they are
+    Citadel {
+        #[arg(long, value_enum, default_value_t = Flavour::FramePointers)]
+        flavour: Flavour,
+        /// Run the server under load for so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        run: Option<u64>,
+        #[arg(long, default_value_t = 4)]
+        clients: u64,
+    },
+    /// Build one of the programs that get profiled, once, and print the paths of its binaries
+    Workload {
+        workload: Workload,
+        #[arg(long, value_enum, default_value_t = Flavour::FramePointers)]
+        flavour: Flavour,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What being attached to costs a server, in CPU time for each request; needs root
+    Overhead {
+        /// How many times each kind of window is measured
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// Length of a window
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Ebpf { check, install } => ebpf::run(&ebpf::Options { check, install }),
+        Command::Ebpf { check, install } => {
+            ebpf::run(&ebpf::Options { check, install }).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Test { only, skip } => test::run(&test::Options { only, skip }),
+        Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Overhead { rounds, seconds }) => {
+            let options = bench::overhead::Options { rounds, seconds };
+            bench::overhead::run(&options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Compare { truth, dir } => compare::run(&truth, &dir),
+        Command::Citadel {
+            flavour,
+            run,
+            clients,
+        } => {
+            let options = citadel::Options {
+                flavour,
+                run_seconds: run,
+                clients,
+            };
+            citadel::run(&options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Workload { workload, flavour } => {
+            workloads::run(workload, flavour).map(|()| ExitCode::SUCCESS)
+        }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Not anyhow's Debug form: whoever reads this needs the causes, not xtask's backtrace.
             eprintln!("error: {error}");

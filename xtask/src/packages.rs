@@ -41,9 +41,11 @@ fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
         .iter()
         .copied()
         .filter(|package| {
-            let query = command::output(
-                Command::new("dpkg-query").args(["--show", "--showformat=${Status}", package]),
-            );
+            let query = command::output(Command::new("dpkg-query").args([
+                "--show",
+                "--showformat=${Status}",
+                package,
+            ]));
             !query.is_ok_and(|status| status == "install ok installed")
         })
         .collect()

@@ -104,7 +104,9 @@ fn find(recorded: Option<&Identity>) -> Result<Result<Toolchain, String>> {
         ));
     }
     let Some(linker) = find_linker() else {
-        return Ok(Err(format!("No bpf-linker {BPF_LINKER_VERSION} was found.")));
+        return Ok(Err(format!(
+            "No bpf-linker {BPF_LINKER_VERSION} was found."
+        )));
     };
     let linker_version = command::output(Command::new(&linker).arg("--version"))?;
 
@@ -137,10 +139,9 @@ fn find(recorded: Option<&Identity>) -> Result<Result<Toolchain, String>> {
         .iter()
         .position(|toolchain| Some(&toolchain.identity) == recorded)
         .unwrap_or(0);
-    Ok(toolchains
-        .into_iter()
-        .nth(preferred)
-        .ok_or_else(|| format!("No llvm-objcopy of LLVM {LLVM_MAJOR} or of rustup's llvm-tools was found.")))
+    Ok(toolchains.into_iter().nth(preferred).ok_or_else(|| {
+        format!("No llvm-objcopy of LLVM {LLVM_MAJOR} or of rustup's llvm-tools was found.")
+    }))
 }
 
 /// A distribution's compiler, with core's source beside it.
@@ -153,20 +154,28 @@ fn system_rust() -> Option<Rust> {
 }
 
 fn numbers(version: &str) -> Vec<u32> {
-    version.split(['.', '-']).map_while(|part| part.parse().ok()).collect()
+    version
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok())
+        .collect()
 }
 
 fn rustup_nightlies() -> Vec<Rust> {
-    let Ok(list) = command::output(Command::new("rustup").args(["toolchain", "list", "--quiet"])) else {
+    let Ok(list) = command::output(Command::new("rustup").args(["toolchain", "list", "--quiet"]))
+    else {
         return Vec::new();
     };
     list.lines()
         .filter(|name| name.starts_with("nightly"))
         .filter_map(|name| {
             let which = |tool| {
-                command::output(Command::new("rustup").args(["which", "--toolchain", name, tool])).ok()
+                command::output(Command::new("rustup").args(["which", "--toolchain", name, tool]))
+                    .ok()
             };
-            rust_at(Path::new(which("rustc")?.trim()), Path::new(which("cargo")?.trim()))
+            rust_at(
+                Path::new(which("rustc")?.trim()),
+                Path::new(which("cargo")?.trim()),
+            )
         })
         .collect()
 }
@@ -184,7 +193,10 @@ fn rust_at(rustc: &Path, cargo: &Path) -> Option<Rust> {
         cargo: cargo.to_owned(),
         rustc: rustc.to_owned(),
         source,
-        version: command::output(Command::new(rustc).arg("--version")).ok()?.trim().to_owned(),
+        version: command::output(Command::new(rustc).arg("--version"))
+            .ok()?
+            .trim()
+            .to_owned(),
     })
 }
 
@@ -207,7 +219,11 @@ fn find_linker() -> Option<PathBuf> {
 /// LLVM's objcopy lays out an object differently from version to version, so an old one that happens
 /// to be in PATH is no substitute.
 fn find_objcopy(rust: &Rust) -> Option<PathBuf> {
-    let host_tools = rust.source.join("../../").join(host()).join("bin/llvm-objcopy");
+    let host_tools = rust
+        .source
+        .join("../../")
+        .join(host())
+        .join("bin/llvm-objcopy");
     [Path::new(DEBIAN_LLVM).join("bin/llvm-objcopy"), host_tools]
         .into_iter()
         .find(|objcopy| objcopy.exists())
@@ -225,8 +241,18 @@ fn install_linker() -> Result<()> {
     command::clear_cargo_environment(&mut install);
     command::output(
         install
-            .args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked"])
-            .args(["--no-default-features", "--features", &format!("llvm-{LLVM_MAJOR}")])
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER_VERSION,
+                "--locked",
+            ])
+            .args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{LLVM_MAJOR}"),
+            ])
             .arg("--root")
             .arg(&root)
             .env("LLVM_PREFIX", DEBIAN_LLVM),

@@ -2,6 +2,11 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::command;
 
 /// The root of the checkout that `cargo xtask` was called in.
 ///
@@ -22,4 +27,21 @@ pub fn target_dir() -> PathBuf {
         Some(dir) => env::current_dir().map_or_else(|_| PathBuf::from(&dir), |cwd| cwd.join(&dir)),
         None => root().join("target"),
     }
+}
+
+/// The cargo that started xtask, in this checkout, with what Cargo.lock says.
+pub fn cargo(subcommand: &str) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root()).arg(subcommand);
+    // fmt resolves nothing.
+    if subcommand != "fmt" {
+        cargo.arg("--locked");
+    }
+    cargo
+}
+
+/// Builds holdup as users run it: optimized. Gives back its path.
+pub fn build_holdup() -> Result<PathBuf> {
+    command::run(cargo("build").args(["--release", "--package", "holdup", "--bin", "holdup"]))?;
+    Ok(target_dir().join("release/holdup"))
 }

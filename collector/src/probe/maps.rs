@@ -68,6 +68,22 @@ impl Probes {
             .map_err(|error| failed(error.to_string()))
     }
 
+    /// Tells that the `raw::poll` instance at this address runs a worker's loop.
+    pub fn add_core_taker(&mut self, address: u64) -> Result<(), ProbeError> {
+        let failed = |reason: String| ProbeError::Map {
+            attempted: "write to",
+            map: "CORE_TAKERS",
+            reason,
+        };
+        let map = self
+            .ebpf
+            .map_mut("CORE_TAKERS")
+            .ok_or_else(|| failed("no such map".to_owned()))?;
+        HashMap::<_, u64, u32>::try_from(map)
+            .and_then(|mut map| map.insert(address, 1, 0))
+            .map_err(|error| failed(error.to_string()))
+    }
+
     /// Every lock wait, summed.
     pub fn lock_waits(
         &self,

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -27,6 +27,8 @@ const LOG_BYTES: usize = 1 << 20;
 /// Programs relocated against aya's maps, ready to be loaded.
 pub struct MultiPrograms {
     object: aya_obj::Object,
+    /// The programs' types, without which the kernel takes no callbacks (`bpf_loop`).
+    btf: OwnedFd,
 }
 
 impl MultiPrograms {
@@ -35,6 +37,19 @@ impl MultiPrograms {
         let unusable = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
         let mut object = aya_obj::Object::parse(object).map_err(|e| unusable(&e))?;
         let maps = std::mem::take(&mut object.maps);
+        let features = aya::features()
+            .btf()
+            .ok_or_else(|| ProbeError::Kernel {
+                attempted: "load types of BPF programs (BTF)".to_owned(),
+                source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+            })?;
+        let btf = object
+            .fixup_and_sanitize_btf(features)
+            .map_err(|e| unusable(&e))?
+            .ok_or_else(|| ProbeError::Object("has no types (BTF)".to_owned()))?
+            .to_bytes();
+        let btf = load_btf(&btf)
+            .map_err(|error| ProbeError::from_io("load types of BPF programs (BTF)", error))?;
         let text_sections: HashSet<usize> =
             object.functions.keys().map(|(section, _)| *section).collect();
         let with_fds = maps
@@ -44,7 +59,7 @@ impl MultiPrograms {
             .relocate_maps(with_fds, &text_sections)
             .map_err(|e| unusable(&e))?;
         object.relocate_calls(&text_sections).map_err(|e| unusable(&e))?;
-        Ok(MultiPrograms { object })
+        Ok(MultiPrograms { object, btf })
     }
 
     /// Loads one of them.
@@ -59,8 +74,20 @@ impl MultiPrograms {
             .functions
             .get(&program.function_key())
             .ok_or_else(|| ProbeError::Object(format!("has no code for {name}")))?;
+        let func_info = function.func_info.func_info_bytes();
+        let code = Code {
+            instructions: &function.instructions,
+            license: &program.license,
+            name,
+            types: Some(Types {
+                btf: self.btf.as_fd(),
+                func_info: &func_info,
+                func_info_count: function.func_info.len() as u32,
+                func_info_size: function.func_info_rec_size as u32,
+            }),
+        };
         let mut log = Vec::new();
-        match load(&function.instructions, &program.license, name, &mut log) {
+        match load(&code, &mut log) {
             Ok(fd) => Ok(fd),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) => {
                 Err(ProbeError::from_io(format!("load the program {name}"), error))
@@ -69,7 +96,7 @@ impl MultiPrograms {
                 // Once more for its reasons. The log is not asked for the first time: a buffer that is
                 // too small makes the load of a good program fail.
                 log.resize(LOG_BYTES, 0);
-                match load(&function.instructions, &program.license, name, &mut log) {
+                match load(&code, &mut log) {
                     Ok(fd) => Ok(fd),
                     Err(error) => {
                         let text = CStr::from_bytes_until_nul(&log)
@@ -86,22 +113,39 @@ impl MultiPrograms {
     }
 }
 
-fn load(
-    instructions: &[aya_obj::generated::bpf_insn],
-    license: &CStr,
-    name: &str,
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
+/// A program for the kernel.
+struct Code<'a> {
+    instructions: &'a [aya_obj::generated::bpf_insn],
+    license: &'a CStr,
+    name: &'a str,
+    types: Option<Types<'a>>,
+}
+
+/// Its functions' types.
+struct Types<'a> {
+    btf: BorrowedFd<'a>,
+    func_info: &'a [u8],
+    func_info_count: u32,
+    func_info_size: u32,
+}
+
+fn load(code: &Code<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     // SAFETY: every member of the union is plain integers, for which zero is valid.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     // SAFETY: writing integers to a member of a zeroed union.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     load.prog_type = BPF_PROG_TYPE_KPROBE as u32;
     load.expected_attach_type = BPF_TRACE_UPROBE_MULTI as u32;
-    load.insns = instructions.as_ptr() as u64;
-    load.insn_cnt = instructions.len() as u32;
-    load.license = license.as_ptr() as u64;
-    for (to, from) in load.prog_name.iter_mut().take(15).zip(name.bytes()) {
+    load.insns = code.instructions.as_ptr() as u64;
+    load.insn_cnt = code.instructions.len() as u32;
+    load.license = code.license.as_ptr() as u64;
+    if let Some(types) = &code.types {
+        load.prog_btf_fd = types.btf.as_raw_fd() as u32;
+        load.func_info = types.func_info.as_ptr() as u64;
+        load.func_info_cnt = types.func_info_count;
+        load.func_info_rec_size = types.func_info_size;
+    }
+    for (to, from) in load.prog_name.iter_mut().take(15).zip(code.name.bytes()) {
         *to = from as std::ffi::c_char;
     }
     if !log.is_empty() {
@@ -110,6 +154,16 @@ fn load(
         load.log_size = log.len() as u32;
     }
     bpf(bpf_cmd::BPF_PROG_LOAD, &attr)
+}
+
+fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: as in `load`.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: as in `load`.
+    let load = unsafe { &mut attr.__bindgen_anon_7 };
+    load.btf = btf.as_ptr() as u64;
+    load.btf_size = btf.len() as u32;
+    bpf(bpf_cmd::BPF_BTF_LOAD, &attr)
 }
 
 /// Attaches `program` to `points` of `file` in the process `pid`.
@@ -155,7 +209,13 @@ pub fn is_supported() -> io::Result<bool> {
     };
     mov.set_dst_reg(0);
     let exit = bpf_insn { code: 0x95, ..mov };
-    let program = match load(&[mov, exit], c"GPL", "holdup_feature", &mut []) {
+    let code = Code {
+        instructions: &[mov, exit],
+        license: c"GPL",
+        name: "holdup_feature",
+        types: None,
+    };
+    let program = match load(&code, &mut []) {
         Ok(program) => program,
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) => return Err(error),
         Err(_) => return Ok(false),
@@ -167,7 +227,6 @@ pub fn is_supported() -> io::Result<bool> {
         file_offset: 0,
         cookie: 0,
     };
-    use std::os::fd::AsFd as _;
     match attach(program.as_fd(), Path::new("/"), &[point], 0, false) {
         Ok(_) => Ok(true),
         Err(error) => Ok(matches!(error.raw_os_error(), Some(libc::EBADF))),
@@ -187,6 +246,6 @@ fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: both commands return a new descriptor that nobody else owns.
+    // SAFETY: all three commands return a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use object::read::elf::{ElfFile64, ProgramHeader as _};
@@ -22,6 +24,9 @@ const NAME_LIMIT: usize = 64 << 10;
 /// Why a file can't be used.
 #[derive(Debug, Error)]
 pub enum ElfError {
+    /// The file can't be opened or mapped.
+    #[error("{0}")]
+    Open(std::io::Error),
     /// Not a 64-bit ELF file.
     #[error("not a 64-bit little-endian ELF file: {0}")]
     NotElf(object::Error),
@@ -244,6 +249,14 @@ impl<'data> Elf<'data> {
         found
     }
 
+    /// File name of the debug file that `.gnu_debuglink` names. A name only: one with a path in it is
+    /// somebody playing tricks.
+    pub fn debug_link(&self) -> Option<OsString> {
+        let (name, _crc) = self.file.gnu_debuglink().ok().flatten()?;
+        let usable = !name.is_empty() && !name.contains(&b'/') && name != b".." && name != b".";
+        usable.then(|| OsStr::from_bytes(name).to_owned())
+    }
+
     /// Where a distribution or a build server would have put this binary's debug file.
     pub fn debug_file_candidates(&self) -> Vec<PathBuf> {
         let Some((first, rest)) = self.build_id().and_then(|id| id.split_at_checked(2)) else {
@@ -269,13 +282,10 @@ fn version_prefix(bytes: &[u8]) -> Option<&str> {
 
 fn hex(bytes: &[u8]) -> String {
     // 20 bytes for SHA-1, 16 for MD5 or a UUID; nobody's linker writes more than 64.
-    bytes
-        .iter()
-        .take(64)
-        .fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().take(64).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]
@@ -296,7 +306,10 @@ mod tests {
             .expect("the function under test is in the binary");
         let offset = elf.file_offset(symbol.vaddr).expect("code is in the file");
         assert_eq!(elf.vaddr(offset), Some(symbol.vaddr));
-        assert_eq!(elf.bytes_at(symbol.vaddr, 8), &bytes[offset as usize..][..8]);
+        assert_eq!(
+            elf.bytes_at(symbol.vaddr, 8),
+            &bytes[offset as usize..][..8]
+        );
         assert!(elf.rustc_version().is_some());
     }
 
@@ -334,7 +347,10 @@ mod tests {
     #[test]
     fn version_strings() {
         assert_eq!(version_prefix(b"1.49.0/src/runtime"), Some("1.49.0"));
-        assert_eq!(version_prefix(b"0.12.5-rc.1+meta/src"), Some("0.12.5-rc.1+meta"));
+        assert_eq!(
+            version_prefix(b"0.12.5-rc.1+meta/src"),
+            Some("0.12.5-rc.1+meta")
+        );
         assert_eq!(version_prefix(b"util-0.7.17/src"), None);
         assert_eq!(version_prefix(b"1.49.0"), None);
         assert_eq!(version_prefix(b""), None);
@@ -348,6 +364,9 @@ mod tests {
             "parking_lot::raw_mutex::RawMutex::lock_slow"
         );
         assert_eq!(demangle("_RNvC6_123foo3bar"), "123foo::bar");
-        assert_eq!(demangle("sha256_block_data_order_avx2"), "sha256_block_data_order_avx2");
+        assert_eq!(
+            demangle("sha256_block_data_order_avx2"),
+            "sha256_block_data_order_avx2"
+        );
     }
 }

@@ -11,7 +11,9 @@
 //! address itself.
 #![forbid(unsafe_code)]
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Register,
+};
 use serde::{Deserialize, Serialize};
 
 /// What the kernel does with the instruction under a uprobe: its price class.
@@ -88,7 +90,9 @@ pub fn return_site_probe(code: &[u8], return_addr: u64) -> Option<ReturnSiteProb
             used.register().full_register() == Register::RSP
                 && !matches!(
                     used.access(),
-                    iced_x86::OpAccess::Read | iced_x86::OpAccess::CondRead | iced_x86::OpAccess::None
+                    iced_x86::OpAccess::Read
+                        | iced_x86::OpAccess::CondRead
+                        | iced_x86::OpAccess::None
                 )
         });
         if leaves_the_line || moves_the_stack {
@@ -104,7 +108,12 @@ fn price(bytes: &[u8], instruction: &Instruction) -> FirstInstruction {
     }
     let prefixes = bytes
         .iter()
-        .take_while(|byte| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3))
+        .take_while(|byte| {
+            matches!(
+                byte,
+                0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+            )
+        })
         .count();
     // `is_prefix_bad`: segment overrides that mean nothing in 64-bit mode, and lock.
     if bytes[..prefixes]
@@ -127,11 +136,42 @@ fn price(bytes: &[u8], instruction: &Instruction) -> FirstInstruction {
         }
         // Single-byte opcodes that the 64-bit table of allowed instructions leaves out: int3, int,
         // iret, hlt, in, out, cli, sti and their like.
-        [0xcc..=0xcf | 0xe4..=0xe7 | 0xec..=0xef | 0xf1 | 0xf4 | 0xfa | 0xfb, ..] => {
-            FirstInstruction::Refused
-        }
+        [
+            0xcc..=0xcf | 0xe4..=0xe7 | 0xec..=0xef | 0xf1 | 0xf4 | 0xfa | 0xfb,
+            ..,
+        ] => FirstInstruction::Refused,
         _ => FirstInstruction::SingleStepped,
     }
+}
+
+/// Where a function that does nothing but hand its arguments on jumps to: `code` at `vaddr` is a few
+/// instructions, none of which writes the second to fourth argument's first halves (rsi, rdx), and then a
+/// direct jump.
+pub fn tail_jump(code: &[u8], vaddr: u64) -> Option<u64> {
+    const INSTRUCTIONS: usize = 8;
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    let mut info = InstructionInfoFactory::new();
+    for _ in 0..INSTRUCTIONS {
+        if !decoder.can_decode() {
+            return None;
+        }
+        let instruction = decoder.decode();
+        match instruction.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::UnconditionalBranch => return Some(instruction.near_branch_target()),
+            _ => return None,
+        }
+        let overwrites = info.info(&instruction).used_registers().iter().any(|used| {
+            matches!(
+                used.register().full_register(),
+                Register::RSI | Register::RDX
+            ) && used.access() != iced_x86::OpAccess::Read
+        });
+        if overwrites {
+            return None;
+        }
+    }
+    None
 }
 
 /// The System V integer argument registers, in order.
@@ -173,17 +213,15 @@ pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
             instruction.memory_base(),
             instruction.memory_displacement64(),
         );
-        let source = |operand: u32, registers: &[(Register, usize)]| {
-            match instruction.op_kind(operand) {
-                iced_x86::OpKind::Register => {
-                    argument_in(instruction.op_register(operand), registers)
-                }
-                iced_x86::OpKind::Memory => slots
-                    .iter()
-                    .find(|(known, _)| *known == slot)
-                    .map(|(_, argument)| *argument),
-                _ => None,
-            }
+        let source = |operand: u32, registers: &[(Register, usize)]| match instruction
+            .op_kind(operand)
+        {
+            iced_x86::OpKind::Register => argument_in(instruction.op_register(operand), registers),
+            iced_x86::OpKind::Memory => slots
+                .iter()
+                .find(|(known, _)| *known == slot)
+                .map(|(_, argument)| *argument),
+            _ => None,
         };
         if instruction.mnemonic() == iced_x86::Mnemonic::Cmp
             && instruction.op_kind(1) == iced_x86::OpKind::Immediate32
@@ -199,10 +237,7 @@ pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
             .flatten();
         let to_slot = instruction.op_count() > 0
             && instruction.op_kind(0) == iced_x86::OpKind::Memory
-            && matches!(
-                instruction.memory_base(),
-                Register::RSP | Register::RBP
-            );
+            && matches!(instruction.memory_base(), Register::RSP | Register::RBP);
         if instruction.mnemonic() == iced_x86::Mnemonic::Mov && to_slot {
             slots.retain(|(known, _)| *known != slot);
             if let Some(argument) = copied {

@@ -4,18 +4,21 @@
 //! Everything read here belongs to somebody else and may be hostile: no parser panics, and each
 //! has a bound on what it allocates.
 
+pub mod binary;
 pub mod dwarf;
 pub mod elf;
 pub mod handoff;
 pub mod insn;
 pub mod maps;
 pub mod mmap;
+pub mod names;
 pub mod process;
 pub mod sites;
 
+pub use binary::{Binary, Symbols};
 pub use elf::{Elf, ElfError};
 pub use insn::FirstInstruction;
 pub use maps::{Mapping, Module, Modules};
 pub use mmap::MappedFile;
-pub use process::{Process, TargetError};
-pub use sites::AttachPlan;
+pub use process::{Process, Seccomp, TargetError};
+pub use sites::{AttachPlan, Family, PollSite, ReturnPlace, Site, SlowPath, SlowUnlock};

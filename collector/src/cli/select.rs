@@ -1,0 +1,48 @@
+//! Which process: by pid, name or executable.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Exit, Failure};
+use crate::event::Pid;
+use crate::target::{Process, TargetError};
+
+/// Exactly one of these.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Select {
+    /// The process with this id
+    #[arg(long, short)]
+    pid: Option<u32>,
+    /// The one process with this name, as `ps` shows it
+    #[arg(long)]
+    name: Option<String>,
+    /// The one process that runs this file
+    #[arg(long, value_name = "PATH")]
+    exe: Option<PathBuf>,
+}
+
+impl Select {
+    /// Opens it.
+    pub fn open(&self) -> Result<Process, Failure> {
+        let opened = match (self.pid, &self.name, &self.exe) {
+            (Some(pid), _, _) => Process::open(Pid(pid)),
+            (None, Some(name), _) => Process::find_by_name(name),
+            (None, None, Some(path)) => Process::find_by_exe(path),
+            (None, None, None) => unreachable!("clap asks for one of them"),
+        };
+        opened.map_err(target_failure)
+    }
+}
+
+/// How an error about the target ends the command.
+pub fn target_failure(error: TargetError) -> Failure {
+    let exit = match &error {
+        TargetError::NoSuchProcess { .. } | TargetError::NoneFound { .. } => Exit::NoProcess,
+        TargetError::Several { .. } => Exit::SeveralProcesses,
+        TargetError::Permission { .. } => Exit::Permission,
+        _ => Exit::Other,
+    };
+    Failure::new(exit, error)
+}

@@ -1,0 +1,535 @@
+//! One recording: probes on, records into the capture file, probes off, the rest of the capture.
+//!
+//! ```text
+//!   load > attach > warm up |=========== recording ===========| detach > read maps > symbolize
+//!                           window start            window stop
+//! ```
+//!
+//! What enters: an opened process and a plan of probes. What leaves: a capture file. Nothing is
+//! interpreted here; the report is made from the file, by the same code that reads it on another machine.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use zerocopy::FromBytes as _;
+
+use crate::capture::{
+    CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, Writer,
+};
+use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
+use crate::probe::{self, ProbeError, Probes, Records, UprobePoint, UprobeProgram};
+use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
+use crate::target::handoff::When;
+use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError, doctor};
+use holdup_probe_ebpf::wire;
+
+/// What to record.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long; None for until interrupted.
+    pub duration: Option<Duration>,
+    /// The capture file to write.
+    pub capture: PathBuf,
+    /// What the programs are loaded with.
+    pub probes: probe::Config,
+}
+
+/// Polls that return to a place without a probe are seen to end only at the thread's next poll. The
+/// places are few and all of them are met soon: the recording begins once no new one has come for this
+/// long ...
+const WARM_UP_QUIET: Duration = Duration::from_millis(50);
+/// ... or after this long at the latest. Places that come later are probed then.
+const WARM_UP_LIMIT: Duration = Duration::from_millis(500);
+
+/// Why there is no capture.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// The programs could not be loaded or attached.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The target could not be read.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The file could not be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// There is nothing to record.
+    #[error("nothing in process {pid} ({name}) can be probed: {why}")]
+    NothingToProbe {
+        /// The target.
+        pid: u32,
+        /// Its name.
+        name: String,
+        /// What is missing and what to do.
+        why: String,
+    },
+    /// The event loop failed.
+    #[error("could not wait for {what}: {source}")]
+    Wait {
+        /// For what.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Records until the time is over, `interrupted` resolves, or the target ends. `started` is told once
+/// the recording has begun and how long attaching took.
+pub async fn record(
+    process: &Process,
+    options: &Options,
+    interrupted: impl Future<Output = ()>,
+    started: impl FnOnce(&Started),
+) -> Result<(), RecordError> {
+    let plan = process.plan()?;
+    if plan.polls.is_empty() && plan.slow_paths.is_empty() {
+        return Err(RecordError::NothingToProbe {
+            pid: process.pid().0,
+            name: process.name().to_owned(),
+            why: plan.why_nothing(),
+        });
+    }
+    let mut recording = Recording::attach(process, &plan, options)?;
+    recording.warm_up().await?;
+    started(&recording.begin()?);
+    let reason = recording.run(options.duration, interrupted).await?;
+    recording.finish(reason)
+}
+
+/// What the person is told when the recording begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// From the first probe to the last one.
+    pub attach: Nanos,
+    /// Poll instances attached to.
+    pub poll_sites: u32,
+}
+
+/// Attached probes, and what has come of them so far.
+struct Recording<'a> {
+    process: &'a Process,
+    plan: &'a AttachPlan,
+    config: &'a probe::Config,
+    probes: Probes,
+    records: Records,
+    writer: Writer,
+    meta: Meta,
+    families: Vec<ProbeFamily>,
+    return_sites: Vec<ReturnSite>,
+    /// Modules' files stay open, so that names are found also when the target is gone by then.
+    symbolizer: ProcessSymbolizer,
+    execed: bool,
+}
+
+impl<'a> Recording<'a> {
+    fn attach(
+        process: &'a Process,
+        plan: &'a AttachPlan,
+        options: &'a Options,
+    ) -> Result<Self, RecordError> {
+        let config = &options.probes;
+        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&process.modules()?));
+        let began = Instant::now();
+        let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
+        let records = probes.records()?;
+        for (site, poll) in plan.polls.iter().enumerate() {
+            probes.set_site_class(site as u32, class_code(poll.class))?;
+        }
+        for handoff in &plan.handoffs {
+            if let When::SpawnsTask { polls } = &handoff.when {
+                for poll in polls {
+                    probes.add_core_taker(*poll)?;
+                }
+            }
+        }
+        let meta = meta(process, plan, config);
+        let writer = Writer::create(&options.capture, &meta)?;
+        let families = attach(&mut probes, process, plan, config)?;
+        let mut recording = Recording {
+            process,
+            plan,
+            config,
+            probes,
+            records,
+            writer,
+            meta,
+            families,
+            return_sites: Vec::new(),
+            symbolizer,
+            execed: false,
+        };
+        recording.meta.attach = Nanos(began.elapsed().as_nanos() as u64);
+        Ok(recording)
+    }
+
+    /// Lets the polls show where they return to.
+    async fn warm_up(&mut self) -> Result<(), RecordError> {
+        let began = Instant::now();
+        while began.elapsed() < WARM_UP_LIMIT {
+            let known = self.return_sites.len();
+            // A timeout is the quiet that is waited for.
+            let _ = tokio::time::timeout(WARM_UP_QUIET, self.records_until_new_site(known)).await;
+            self.drain()?;
+            if self.return_sites.len() == known {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn records_until_new_site(&mut self, known: usize) -> Result<(), RecordError> {
+        while self.return_sites.len() == known {
+            self.readable().await?;
+            self.drain()?;
+        }
+        Ok(())
+    }
+
+    async fn readable(&mut self) -> Result<(), RecordError> {
+        self.records.readable().await.map_err(|source| RecordError::Wait {
+            what: "BPF records",
+            source,
+        })
+    }
+
+    fn begin(&mut self) -> Result<Started, RecordError> {
+        self.meta.start = probe::now();
+        self.meta.started_unix_ns = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64);
+        self.probes.set_window(wire::Window {
+            start_ns: self.meta.start.0,
+            stop_ns: u64::MAX,
+        })?;
+        Ok(Started {
+            attach: self.meta.attach,
+            poll_sites: self.plan.polls.len() as u32,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        duration: Option<Duration>,
+        interrupted: impl Future<Output = ()>,
+    ) -> Result<EndReason, RecordError> {
+        let target_ended = AsyncFd::with_interest(self.process.pidfd(), Interest::READABLE)
+            .map_err(|source| RecordError::Wait {
+                what: "the target's end",
+                source,
+            })?;
+        // Without a duration: a year, which is longer than a capture file can grow.
+        const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        let over = tokio::time::sleep(duration.unwrap_or(FOREVER));
+        tokio::pin!(over, interrupted);
+        loop {
+            tokio::select! {
+                ready = self.readable() => ready?,
+                () = &mut over => return Ok(EndReason::Duration),
+                () = &mut interrupted => return Ok(EndReason::Interrupted),
+                _ = target_ended.readable() => return Ok(EndReason::TargetExited),
+            }
+            self.drain()?;
+            if self.execed {
+                return Ok(EndReason::TargetExeced);
+            }
+        }
+    }
+
+    /// Takes what is in the ring buffer.
+    fn drain(&mut self) -> Result<(), RecordError> {
+        loop {
+            let writer = &mut self.writer;
+            let taken = self.records.take(|record| {
+                writer.record(record).map(|()| match kind(record) {
+                    Some(wire::EVENT_RETURN_SITE) => {
+                        wire::ReturnSite::read_from_bytes(record).ok().map(Notice::ReturnSite)
+                    }
+                    Some(wire::EVENT_PROCESS_EXEC) => Some(Notice::Exec),
+                    _ => None,
+                })
+            });
+            match taken {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(None)) => {}
+                Some(Ok(Some(Notice::Exec))) => self.execed = true,
+                Some(Ok(Some(Notice::ReturnSite(site)))) => self.attach_return_site(&site),
+            }
+        }
+    }
+
+    /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.
+    fn attach_return_site(&mut self, site: &wire::ReturnSite) {
+        let place = self.plan.return_place(site.return_addr);
+        let attached = place
+            .site
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|probe| {
+                let failed = |error: ProbeError| error.to_string();
+                let file = self.plan.file().map_err(str::to_owned)?;
+                self.probes
+                    .attach_uprobes(UprobeProgram::PollExit, file, &[point(probe, 0)])
+                    .map_err(failed)?;
+                let at = probe::now();
+                let state = wire::ReturnSiteState {
+                    attached_ns: at.0,
+                    class: class_code(place.class),
+                    zero: 0,
+                };
+                self.probes
+                    .set_return_site(site.return_addr, state)
+                    .map_err(failed)?;
+                Ok(at)
+            });
+        self.return_sites.push(ReturnSite {
+            return_addr: CodeAddr(site.return_addr),
+            function: place.function,
+            class: place.class,
+            attached: attached.as_ref().ok().copied(),
+            why_not: attached.err(),
+        });
+    }
+
+    /// Everything off, then everything that the maps hold into the file.
+    fn finish(mut self, reason: EndReason) -> Result<(), RecordError> {
+        let stop = probe::now();
+        self.probes.set_window(wire::Window {
+            start_ns: self.meta.start.0,
+            stop_ns: stop.0,
+        })?;
+        // In this order: what is still under way is either in its thread's record now, or its end is in
+        // the ring buffer afterwards. What is in both is told apart by thread and start.
+        let threads = self.probes.threads()?;
+        self.drain()?;
+        let detach = Nanos(self.probes.detach().as_nanos() as u64);
+        self.drain()?;
+
+        let stacks = self.probes.stacks()?;
+        let poll_sites = self.poll_sites()?;
+        // Libraries may have been loaded meanwhile; of a target that is gone, the files that were opened at
+        // the start remain.
+        if reason != EndReason::TargetExeced
+            && let Ok(modules) = self.process.modules()
+            && !self.process.has_exited()
+        {
+            self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules));
+        }
+        let addresses: BTreeSet<u64> = stacks
+            .values()
+            .flat_map(|stack| SymbolTable::lookup_addresses(stack))
+            .collect();
+        let symbols = self.symbolizer.symbolize(addresses);
+        let rest = Rest {
+            probes: self.families,
+            poll_sites,
+            return_sites: self.return_sites,
+            lock_waits: self.probes.lock_waits()?,
+            stacks,
+            counters: self.probes.counters()?,
+            threads,
+            symbols,
+            end: End {
+                at: stop,
+                reason,
+                detach,
+            },
+            meta: self.meta,
+        };
+        self.writer.finish(&rest)?;
+        Ok(())
+    }
+
+    fn poll_sites(&self) -> Result<Vec<PollSite>, RecordError> {
+        let mut sites = Vec::with_capacity(self.plan.polls.len());
+        for (index, poll) in self.plan.polls.iter().enumerate() {
+            let totals = self.probes.site_totals(index as u32)?;
+            sites.push(PollSite {
+                address: CodeAddr(poll.site.address),
+                class: poll.class,
+                future: poll.future.clone(),
+                polls: totals.count,
+                total: Nanos(totals.total_ns),
+                max: Nanos(totals.max_ns),
+            });
+        }
+        Ok(sites)
+    }
+}
+
+/// What a record asks the recording to do.
+enum Notice {
+    ReturnSite(wire::ReturnSite),
+    Exec,
+}
+
+fn kind(record: &[u8]) -> Option<u32> {
+    record.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// The kernel side's word for what a poll runs.
+fn class_code(class: SiteClass) -> u32 {
+    match class {
+        SiteClass::MultiThread | SiteClass::CurrentThread | SiteClass::LocalSet => {
+            wire::CLASS_SCHEDULER
+        }
+        SiteClass::Blocking | SiteClass::Worker => wire::CLASS_BLOCKING,
+        SiteClass::Unknown => wire::CLASS_UNKNOWN,
+    }
+}
+
+/// Attaches everything in the plan. What can't be attached is said in its family; only where nothing at
+/// all could be is it an error.
+fn attach(
+    probes: &mut Probes,
+    process: &Process,
+    plan: &AttachPlan,
+    config: &probe::Config,
+) -> Result<Vec<ProbeFamily>, RecordError> {
+    let mut families = plan.families();
+    probes.attach_scheduler()?;
+    let cpus = probes.attach_cpu_clock(config.frequency_hz)?;
+    let attached = |name: &str, attached: u32| ProbeFamily {
+        name: name.to_owned(),
+        attached,
+        found: attached,
+        missing: Vec::new(),
+    };
+    families.push(attached("cpu", cpus));
+    families.push(attached("scheduler", 4));
+
+    let file = plan.file().map_err(|why| RecordError::NothingToProbe {
+        pid: process.pid().0,
+        name: process.name().to_owned(),
+        why: why.to_owned(),
+    })?;
+    // Unlocks before locks, ends before starts: a wait that is seen has its holder seen.
+    for family in Family::ALL {
+        let unlocks: Vec<UprobePoint> = plan
+            .slow_unlocks
+            .iter()
+            .filter(|unlock| unlock.family() == family)
+            .map(|unlock| point(&unlock.site, 0))
+            .collect();
+        let waits: Vec<UprobePoint> = plan
+            .slow_paths
+            .iter()
+            .filter(|path| path.family() == family)
+            .map(|path| point(&path.site, path.cookie()))
+            .collect();
+        let groups = match family {
+            Family::Polls => vec![(
+                UprobeProgram::PollEnter,
+                (0_u64..)
+                    .zip(&plan.polls)
+                    .map(|(site, poll)| point(&poll.site, site))
+                    .collect(),
+            )],
+            Family::BlockInPlace => vec![(
+                UprobeProgram::PollHandoff,
+                plan.handoffs
+                    .iter()
+                    .map(|handoff| point(&handoff.site, handoff_cookie(&handoff.when)))
+                    .collect(),
+            )],
+            Family::Mutex | Family::Rwlock | Family::Condvar => match uretprobe_refusal(process) {
+                Some(why) => {
+                    if let Some(family) = families.iter_mut().find(|f| f.name == family.name()) {
+                        family.missing.push(MissingProbe {
+                            what: "lock waits".to_owned(),
+                            why,
+                        });
+                    }
+                    vec![(UprobeProgram::UnlockEnter, unlocks)]
+                }
+                None => vec![
+                    (UprobeProgram::UnlockEnter, unlocks),
+                    (UprobeProgram::LockReturn, waits.clone()),
+                    (UprobeProgram::LockEnter, waits),
+                ],
+            },
+        };
+        for (program, points) in groups {
+            let points: Vec<UprobePoint> = points;
+            let result = probes.attach_uprobes(program, file, &points);
+            let Some(family) = families.iter_mut().find(|f| f.name == family.name()) else {
+                continue;
+            };
+            match result {
+                // A slow path counts once, not for its entry and its return.
+                Ok(()) if program == UprobeProgram::LockReturn => {}
+                Ok(()) => family.attached += points.len() as u32,
+                Err(error @ (ProbeError::Permission { .. } | ProbeError::Verifier { .. })) => {
+                    return Err(error.into());
+                }
+                Err(error) => family.missing.push(MissingProbe {
+                    what: program.what().to_owned(),
+                    why: error.to_string(),
+                }),
+            }
+        }
+    }
+    Ok(families)
+}
+
+/// Why a uretprobe would hurt this target, if it would.
+fn uretprobe_refusal(process: &Process) -> Option<String> {
+    doctor::uretprobe_refusal(process.status().seccomp, &doctor::kernel_release())
+}
+
+fn point(site: &Site, cookie: u64) -> UprobePoint {
+    UprobePoint {
+        file_offset: site.file_offset,
+        cookie,
+    }
+}
+
+fn handoff_cookie(when: &When) -> u64 {
+    match when {
+        When::Always => wire::HANDOFF_ALWAYS,
+        When::SpawnsTask { .. } => wire::HANDOFF_IF_WORKER_LOOP,
+    }
+}
+
+fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
+    modules
+        .iter()
+        .flat_map(|module| {
+            module.code.iter().map(|mapping| MappedModule {
+                start: mapping.start,
+                end: mapping.end,
+                file_offset: mapping.file_offset,
+                name: module.name(),
+                path_to_open: module.path_to_open.clone().unwrap_or_default(),
+                build_id: None,
+            })
+        })
+        .collect()
+}
+
+fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {
+    let system = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    Meta {
+        holdup_version: env!("CARGO_PKG_VERSION").to_owned(),
+        wire_version: wire::WIRE_VERSION,
+        pid: process.pid(),
+        process_name: process.name().to_owned(),
+        executable: process.exe_link().path.display().to_string(),
+        build_id: plan.binary.build_id.clone(),
+        host: text(system.nodename()),
+        kernel: text(system.release()),
+        architecture: text(system.machine()),
+        started_unix_ns: 0,
+        start: Timestamp(0),
+        attach: Nanos(0),
+        threshold: config.threshold,
+        sample_after: config.sample_after,
+        frequency_hz: config.frequency_hz,
+    }
+}

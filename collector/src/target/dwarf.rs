@@ -1,0 +1,460 @@
+//! Debug information goes in; the type arguments of each `tokio::runtime::task::raw::poll` instance come
+//! out. Separate from `sites`, which decides what they mean.
+//!
+//! Symbols don't carry type arguments under legacy mangling; `DW_AT_name` does, also with `debug = 1`:
+//!
+//! ```text
+//! DW_TAG_namespace tokio > runtime > task > raw
+//!   DW_TAG_subprogram  DW_AT_name "poll<app::main::{async_block_env#0}, alloc::sync::Arc<…::Handle>>"
+//!                      DW_AT_low_pc 0x3c430
+//! ```
+//!
+//! A server has 30 MB of `.debug_info` and as much of `.debug_str`, and an incident is no time to wait. So
+//! first the strings that can be such a name are looked for, then units that refer to none of them are
+//! skipped by searching their bytes for those strings' offsets, and only the rest is parsed, on several
+//! threads.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use gimli::{
+    AttributeValue, DebugInfoOffset, DebugStrOffset, DwarfSections, EndianSlice, LittleEndian,
+    Section as _, Unit, UnitHeader,
+};
+
+use super::elf::Elf;
+use super::names::PollArguments;
+
+type Slice<'data> = EndianSlice<'data, LittleEndian>;
+
+/// What every name in question starts with.
+const PREFIX: &[u8] = b"poll<";
+/// The namespaces around the instances, outermost first.
+const NAMESPACES: [&[u8]; 4] = [b"tokio", b"runtime", b"task", b"raw"];
+/// Longer names are passed over. The longest in a Citadel server has 6 KiB.
+const NAME_LIMIT: usize = 64 << 10;
+/// Bytes of names that are kept in all; the rest is passed over and counted.
+const NAMES_LIMIT: usize = 32 << 20;
+/// Different names that are looked for. A Citadel server has some thousands.
+const STRINGS_LIMIT: usize = 1 << 20;
+/// Concrete entries of other subprograms that are kept: a Citadel server has some 100,000.
+const PLACED_LIMIT: usize = 4 << 20;
+/// Parsing stops after this long, whatever the file says. A Citadel server takes a hundredth of it; holdup
+/// built without optimization a quarter.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+/// More threads only help bigger files than there are, and the host is in trouble already.
+const THREADS_LIMIT: usize = 4;
+
+/// One poll instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Entry, as a virtual address of the file.
+    pub vaddr: u64,
+    /// Its type arguments: the future's type and the scheduler's.
+    pub arguments: String,
+}
+
+/// What debug information told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The instances, by address.
+    pub instances: Vec<Instance>,
+    /// Units whose entries were read.
+    pub units_read: usize,
+    /// Units that were skipped because nothing in them is of interest.
+    pub units_skipped: usize,
+    /// Units that are malformed, or came after a malformed header. What was found in them counts.
+    pub units_malformed: usize,
+    /// Something was left unread: too much of it, or it took too long.
+    pub gave_up: Option<&'static str>,
+}
+
+/// Every poll instance that debug information describes.
+pub fn poll_instances(described: &Elf<'_>) -> Outcome {
+    let malformed = |_| Outcome {
+        gave_up: Some("its sections are malformed or too large"),
+        ..Outcome::default()
+    };
+    let sections = DwarfSections::load(|id| described.section(id.name()));
+    sections.map_or_else(malformed, |sections: DwarfSections<Cow<'_, [u8]>>| {
+        Search::new(&sections, Instant::now() + TIME_LIMIT).run()
+    })
+}
+
+/// One search through the debug information of a file.
+struct Search<'data> {
+    dwarf: gimli::Dwarf<Slice<'data>>,
+    info: &'data [u8],
+    /// Offsets in `.debug_str` of the names in question.
+    strings: Strings,
+    until: Instant,
+}
+
+/// A subprogram's name or address, under the offset of the entry that has the other one.
+#[derive(Default)]
+struct Findings {
+    /// Instances: entry in `.debug_info` to the name's arguments.
+    named: HashMap<usize, Named>,
+    /// Concrete subprograms that take their name from another entry: that entry to the address.
+    placed: Vec<(usize, u64)>,
+    name_bytes: usize,
+    units_read: usize,
+    units_malformed: usize,
+    gave_up: Option<&'static str>,
+}
+
+struct Named {
+    arguments: String,
+    vaddr: Option<u64>,
+}
+
+impl<'data> Search<'data> {
+    fn new(sections: &'data DwarfSections<Cow<'data, [u8]>>, until: Instant) -> Search<'data> {
+        let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
+        let info = dwarf.debug_info.reader().slice();
+        let strings = Strings::find(dwarf.debug_str.reader().slice());
+        Search {
+            dwarf,
+            info,
+            strings,
+            until,
+        }
+    }
+
+    fn run(&self) -> Outcome {
+        let mut units = Vec::new();
+        let mut headers = self.dwarf.units();
+        let mut malformed_headers = 0;
+        loop {
+            match headers.next() {
+                Ok(Some(header)) => units.push(header),
+                Ok(None) => break,
+                // Its length may be wrong, so there is no way to find the next one.
+                Err(_) => {
+                    malformed_headers += 1;
+                    break;
+                }
+            }
+        }
+        let mut found = Findings::default();
+        let mut read = vec![false; units.len()];
+        if !self.strings.offsets.is_empty() || units.iter().any(|unit| unit.version() >= 5) {
+            self.read_units(
+                &units,
+                &mut read,
+                |unit| self.is_of_interest(unit),
+                &mut found,
+            );
+            // A name without an address has its code described by an entry that refers to it, perhaps
+            // in a unit that was skipped.
+            if !found.all_placed() {
+                self.read_units(&units, &mut read, |_| true, &mut found);
+            }
+        }
+        let mut instances = BTreeMap::new();
+        for (entry, vaddr) in &found.placed {
+            if let Some(named) = found.named.get(entry) {
+                instances.insert(*vaddr, named.arguments.clone());
+            }
+        }
+        for named in found.named.into_values() {
+            if let Some(vaddr) = named.vaddr {
+                instances.insert(vaddr, named.arguments);
+            }
+        }
+        Outcome {
+            instances: instances
+                .into_iter()
+                .map(|(vaddr, arguments)| Instance { vaddr, arguments })
+                .collect(),
+            units_read: found.units_read,
+            units_skipped: units.len() - found.units_read,
+            units_malformed: found.units_malformed + malformed_headers,
+            gave_up: found.gave_up.or(self.strings.gave_up),
+        }
+    }
+
+    /// Reads those units that `choose` picks and that were not read yet, on several threads.
+    fn read_units(
+        &self,
+        units: &[UnitHeader<Slice<'data>>],
+        read: &mut [bool],
+        choose: impl Fn(&UnitHeader<Slice<'data>>) -> bool + Sync,
+        found: &mut Findings,
+    ) {
+        let threads = std::thread::available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(THREADS_LIMIT);
+        let next = AtomicUsize::new(0);
+        let unread: Vec<usize> = (0..units.len()).filter(|&index| !read[index]).collect();
+        let merged = Mutex::new((std::mem::take(found), Vec::new()));
+        let work = || {
+            let mut mine = Findings::default();
+            let mut done = Vec::new();
+            while let Some(&index) = unread.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if Instant::now() > self.until {
+                    mine.gave_up = Some("reading them took too long");
+                    break;
+                }
+                if choose(&units[index]) {
+                    done.push(index);
+                    mine.units_read += 1;
+                    if self.read_unit(units[index], &mut mine).is_err() {
+                        mine.units_malformed += 1;
+                    }
+                }
+            }
+            let mut merged = merged
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            merged.0.merge(mine);
+            merged.1.extend(done);
+        };
+        std::thread::scope(|scope| {
+            for n in 1..threads.min(unread.len()) {
+                let name = format!("holdup-dwarf-{n}");
+                // Without the thread the others do its share.
+                let _ = std::thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, work);
+            }
+            work();
+        });
+        let (all, done) = merged
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        *found = all;
+        for index in done {
+            read[index] = true;
+        }
+    }
+
+    /// Whether a unit can refer to one of the names.
+    fn is_of_interest(&self, unit: &UnitHeader<Slice<'data>>) -> bool {
+        // From version 5 on names are reached through a table, by indices of any size.
+        if unit.version() >= 5 || unit.format() != gimli::Format::Dwarf32 {
+            return true;
+        }
+        let Some(DebugInfoOffset(start)) = unit.debug_info_offset() else {
+            return true;
+        };
+        let end = start.saturating_add(unit.length_including_self());
+        let bytes = self
+            .info
+            .get(start..end.min(self.info.len()))
+            .unwrap_or(&[]);
+        self.strings.any_offset_in(bytes)
+    }
+
+    /// Adds what one unit has.
+    fn read_unit(
+        &self,
+        header: UnitHeader<Slice<'data>>,
+        found: &mut Findings,
+    ) -> gimli::Result<()> {
+        let unit = self.dwarf.unit(header)?;
+        let mut entries = unit.entries_raw(None)?;
+        // How many of NAMESPACES are open around the next entry: the first is at depth 1.
+        let mut open: usize = 0;
+        while !entries.is_empty() {
+            let offset = entries.next_offset();
+            let depth = usize::try_from(entries.next_depth()).unwrap_or(0);
+            let Some(abbreviation) = entries.read_abbreviation()? else {
+                continue;
+            };
+            open = open.min(depth.saturating_sub(1));
+            match abbreviation.tag() {
+                gimli::DW_TAG_namespace if depth == open + 1 && open < NAMESPACES.len() => {
+                    let mut is_next = false;
+                    for &spec in abbreviation.attributes() {
+                        let attribute = entries.read_attribute(spec)?;
+                        is_next |= attribute.name() == gimli::DW_AT_name
+                            && self
+                                .dwarf
+                                .attr_string(&unit, attribute.value())
+                                .is_ok_and(|name| name.slice() == NAMESPACES[open]);
+                    }
+                    open += usize::from(is_next);
+                }
+                gimli::DW_TAG_subprogram => {
+                    let inside = open == NAMESPACES.len() && depth == NAMESPACES.len() + 1;
+                    let mut subprogram = Subprogram::default();
+                    for &spec in abbreviation.attributes() {
+                        let attribute = entries.read_attribute(spec)?;
+                        match attribute.name() {
+                            gimli::DW_AT_name if inside => {
+                                subprogram.name = self.name(&unit, attribute.value());
+                            }
+                            gimli::DW_AT_low_pc => {
+                                subprogram.vaddr =
+                                    self.dwarf.attr_address(&unit, attribute.value())?;
+                            }
+                            gimli::DW_AT_abstract_origin | gimli::DW_AT_specification => {
+                                subprogram.origin = entry_of(&unit, attribute.value());
+                            }
+                            _ => {}
+                        }
+                    }
+                    if let Some(entry) = offset.to_debug_info_offset(&unit.header) {
+                        found.add(entry.0, subprogram);
+                    }
+                }
+                _ => entries.skip_attributes(abbreviation.attributes())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The name, if it is one that is looked for.
+    fn name(
+        &self,
+        unit: &Unit<Slice<'data>>,
+        value: AttributeValue<Slice<'data>>,
+    ) -> Option<String> {
+        let known = match value {
+            AttributeValue::DebugStrRef(offset) => self.strings.offsets.contains(&offset.0),
+            AttributeValue::DebugStrOffsetsIndex(index) => self
+                .dwarf
+                .string_offset(unit, index)
+                .is_ok_and(|DebugStrOffset(offset)| self.strings.offsets.contains(&offset)),
+            AttributeValue::String(_) => true,
+            _ => false,
+        };
+        if !known {
+            return None;
+        }
+        let name = self.dwarf.attr_string(unit, value).ok()?;
+        arguments_of(name.slice()).map(str::to_owned)
+    }
+}
+
+/// A subprogram's attributes that matter.
+#[derive(Default)]
+struct Subprogram {
+    /// Arguments of its name, if that is one that is looked for.
+    name: Option<String>,
+    vaddr: Option<u64>,
+    /// The entry that has what is missing here.
+    origin: Option<usize>,
+}
+
+/// The entry in `.debug_info` that a reference leads to.
+fn entry_of(unit: &Unit<Slice<'_>>, value: AttributeValue<Slice<'_>>) -> Option<usize> {
+    match value {
+        AttributeValue::UnitRef(offset) => Some(offset.to_debug_info_offset(&unit.header)?.0),
+        AttributeValue::DebugInfoRef(offset) => Some(offset.0),
+        _ => None,
+    }
+}
+
+impl Findings {
+    fn add(&mut self, entry: usize, subprogram: Subprogram) {
+        match subprogram {
+            Subprogram {
+                name: Some(arguments),
+                vaddr,
+                ..
+            } => {
+                self.name_bytes += arguments.len();
+                if self.name_bytes > NAMES_LIMIT {
+                    self.gave_up = Some("the names of its poll instances are too long");
+                    return;
+                }
+                self.named.insert(entry, Named { arguments, vaddr });
+            }
+            Subprogram {
+                vaddr: Some(vaddr),
+                origin: Some(origin),
+                ..
+            } if self.placed.len() < PLACED_LIMIT => self.placed.push((origin, vaddr)),
+            _ => {}
+        }
+    }
+
+    fn merge(&mut self, other: Findings) {
+        let Findings {
+            named,
+            placed,
+            name_bytes,
+            units_read,
+            units_malformed,
+            gave_up,
+        } = other;
+        self.named.extend(named);
+        self.placed.extend(placed);
+        self.name_bytes += name_bytes;
+        self.units_read += units_read;
+        self.units_malformed += units_malformed;
+        self.gave_up = self.gave_up.or(gave_up);
+    }
+
+    /// Whether every name has an address.
+    fn all_placed(&self) -> bool {
+        let placed: HashSet<usize> = self.placed.iter().map(|(entry, _)| *entry).collect();
+        self.named
+            .iter()
+            .all(|(entry, named)| named.vaddr.is_some() || placed.contains(entry))
+    }
+}
+
+/// The arguments of a name that is looked for.
+fn arguments_of(name: &[u8]) -> Option<&str> {
+    let arguments = name.strip_prefix(PREFIX)?.strip_suffix(b">")?;
+    let arguments = std::str::from_utf8(arguments).ok()?;
+    // Other crates have functions named poll. Schedulers are tokio's.
+    PollArguments::scheduler(arguments)?
+        .contains("tokio::")
+        .then_some(arguments)
+}
+
+/// Offsets of the strings that are looked for, made to be found quickly.
+struct Strings {
+    offsets: HashSet<usize>,
+    /// A bit for the low 16 bits of each offset: 8 KiB, which stay in the first-level cache.
+    low_bits: Vec<u64>,
+    gave_up: Option<&'static str>,
+}
+
+impl Strings {
+    fn find(strings: &[u8]) -> Strings {
+        let mut found = Strings {
+            offsets: HashSet::new(),
+            low_bits: vec![0; (1 << 16) / 64],
+            gave_up: None,
+        };
+        // Anywhere, not only behind a NUL: linkers let a string share the end of a longer one.
+        for at in memchr::memmem::find_iter(strings, PREFIX) {
+            let rest = &strings[at..strings.len().min(at + NAME_LIMIT)];
+            let name = memchr::memchr(0, rest).map(|end| &rest[..end]);
+            if name.and_then(arguments_of).is_none() {
+                continue;
+            }
+            if found.offsets.len() >= STRINGS_LIMIT {
+                found.gave_up = Some("it has too many names of poll instances");
+                break;
+            }
+            found.offsets.insert(at);
+            let low = at & 0xffff;
+            found.low_bits[low / 64] |= 1 << (low % 64);
+        }
+        found
+    }
+
+    /// Whether one of the offsets is in the bytes of a unit, as `DW_FORM_strp` has it: four bytes
+    /// anywhere.
+    fn any_offset_in(&self, unit: &[u8]) -> bool {
+        !self.offsets.is_empty()
+            && unit.windows(4).any(|four| {
+                let low = usize::from(u16::from_le_bytes([four[0], four[1]]));
+                self.low_bits[low / 64] & (1 << (low % 64)) != 0 && {
+                    let offset = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+                    usize::try_from(offset).is_ok_and(|offset| self.offsets.contains(&offset))
+                }
+            })
+    }
+}

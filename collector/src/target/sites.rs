@@ -1,0 +1,712 @@
+//! An opened process goes in; the [`AttachPlan`] comes out: which function at which file offset gets
+//! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdup_probe_ebpf::wire;
+
+use super::binary::{Binary, Symbols};
+use super::dwarf;
+use super::elf::{Elf, ElfError, Symbol};
+use super::handoff::{EXIT_RUNTIME, Handoff, SPAWN_FUNCTIONS};
+use super::insn::{self, FirstInstruction};
+use super::maps::Modules;
+use super::names::{PollArguments, class_of_caller, plain_path, split_arguments};
+use super::process::{Process, TargetError};
+use crate::capture::{MissingProbe, ProbeFamily};
+use crate::event::SiteClass;
+
+/// Bytes of a function's code that are looked at.
+const CODE_LIMIT: usize = 16 << 10;
+/// Names of types folded into one poll instance that are kept.
+const FOLDED_LIMIT: usize = 16;
+
+/// One place for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Offset in the file, which is what the kernel takes.
+    pub file_offset: u64,
+    /// Address in the running target.
+    pub address: u64,
+    /// What a probe there costs.
+    pub price: FirstInstruction,
+}
+
+/// One `tokio::runtime::task::raw::poll` instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollSite {
+    /// Where.
+    pub site: Site,
+    /// What it runs.
+    pub class: SiteClass,
+    /// The future's type; None when neither DWARF nor the symbol tells.
+    pub future: Option<String>,
+    /// Other futures whose instances the linker or LLVM folded into this one, because their code is the
+    /// same: at most 16.
+    pub folded: Vec<String>,
+    /// It is the worker loop that `block_in_place` starts on another thread.
+    pub takes_over_core: bool,
+}
+
+/// A lock's slow path: a probe at its entry and one at its return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlowPath {
+    /// `RawMutex::lock_slow`, for people.
+    pub function: &'static str,
+    /// A `wire::LOCK_` code.
+    pub operation: u32,
+    /// Which argument is the first half of its `Option<Instant>` deadline: 1 or 2, 0 for none.
+    pub deadline_argument: u32,
+    /// Where.
+    pub site: Site,
+}
+
+impl SlowPath {
+    /// Which family it belongs to.
+    pub fn family(&self) -> Family {
+        Family::of_operation(self.operation)
+    }
+
+    /// What both its probes are told.
+    pub fn cookie(&self) -> u64 {
+        wire::lock_cookie(self.operation, self.deadline_argument)
+    }
+}
+
+/// A lock's slow unlock: a probe at its entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlowUnlock {
+    /// `RawMutex::unlock_slow`, for people.
+    pub function: &'static str,
+    /// Where.
+    pub site: Site,
+}
+
+/// Where polls return to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReturnPlace {
+    /// The function that holds the return address.
+    pub function: Option<String>,
+    /// What polls that return there are, when the function tells.
+    pub class: SiteClass,
+    /// Where a probe sees the return, or why none does.
+    pub site: Result<Site, String>,
+}
+
+/// Which probes go where in one process.
+#[derive(Debug)]
+pub struct AttachPlan {
+    /// The file that all of them go into.
+    pub binary: Binary,
+    /// Poll instances; a site id is an index in here.
+    pub polls: Vec<PollSite>,
+    /// Slow paths; several copies when the program links two versions of parking_lot.
+    pub slow_paths: Vec<SlowPath>,
+    /// Slow unlocks.
+    pub slow_unlocks: Vec<SlowUnlock>,
+    /// Where `block_in_place` is seen to hand a worker's core off.
+    pub handoffs: Vec<Handoff>,
+    /// What debug information told, and what it could not.
+    pub dwarf: dwarf::Outcome,
+    missing: Vec<(Family, MissingProbe)>,
+    modules: Modules,
+}
+
+/// A family of probes, as coverage names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// Polls.
+    Polls,
+    /// `parking_lot::Mutex`.
+    Mutex,
+    /// `parking_lot::RwLock`.
+    Rwlock,
+    /// `parking_lot::Condvar`.
+    Condvar,
+    /// `tokio::task::block_in_place`.
+    BlockInPlace,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Family; 5] = [
+        Family::Polls,
+        Family::Mutex,
+        Family::Rwlock,
+        Family::Condvar,
+        Family::BlockInPlace,
+    ];
+
+    /// As the capture and the report name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Polls => "polls",
+            Family::Mutex => "mutex",
+            Family::Rwlock => "rwlock",
+            Family::Condvar => "condvar",
+            Family::BlockInPlace => "block_in_place",
+        }
+    }
+
+    fn of_operation(operation: u32) -> Family {
+        match operation {
+            wire::LOCK_MUTEX => Family::Mutex,
+            wire::LOCK_CONDVAR => Family::Condvar,
+            _ => Family::Rwlock,
+        }
+    }
+}
+
+/// What a function is to holdup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Poll,
+    SlowPath { operation: u32 },
+    SlowUnlock { family: Family },
+    Handoff,
+}
+
+/// A function that gets a probe.
+pub(super) struct Wanted {
+    /// `plain_path` of its demangled name.
+    pub(super) path: &'static str,
+    /// Without the crate's and module's names, for people.
+    pub(super) short: &'static str,
+    role: Role,
+}
+
+const fn wanted(path: &'static str, short: &'static str, role: Role) -> Wanted {
+    Wanted { path, short, role }
+}
+
+const fn slow(operation: u32) -> Role {
+    Role::SlowPath { operation }
+}
+
+/// Every function that gets a probe, by name.
+const WANTED: &[Wanted] = &[
+    wanted(
+        "tokio::runtime::task::raw::poll",
+        "task::raw::poll",
+        Role::Poll,
+    ),
+    wanted(
+        "parking_lot::raw_mutex::RawMutex::lock_slow",
+        "RawMutex::lock_slow",
+        slow(wire::LOCK_MUTEX),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::lock_shared_slow",
+        "RawRwLock::lock_shared_slow",
+        slow(wire::LOCK_RW_SHARED),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::lock_exclusive_slow",
+        "RawRwLock::lock_exclusive_slow",
+        slow(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::lock_upgradable_slow",
+        "RawRwLock::lock_upgradable_slow",
+        slow(wire::LOCK_RW_UPGRADABLE),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::upgrade_slow",
+        "RawRwLock::upgrade_slow",
+        slow(wire::LOCK_RW_UPGRADE),
+    ),
+    wanted(
+        "parking_lot::condvar::Condvar::wait_until_internal",
+        "Condvar::wait_until_internal",
+        slow(wire::LOCK_CONDVAR),
+    ),
+    wanted(
+        "parking_lot::raw_mutex::RawMutex::unlock_slow",
+        "RawMutex::unlock_slow",
+        Role::SlowUnlock {
+            family: Family::Mutex,
+        },
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::unlock_shared_slow",
+        "RawRwLock::unlock_shared_slow",
+        Role::SlowUnlock {
+            family: Family::Rwlock,
+        },
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::unlock_exclusive_slow",
+        "RawRwLock::unlock_exclusive_slow",
+        Role::SlowUnlock {
+            family: Family::Rwlock,
+        },
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::unlock_upgradable_slow",
+        "RawRwLock::unlock_upgradable_slow",
+        Role::SlowUnlock {
+            family: Family::Rwlock,
+        },
+    ),
+    wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[2], "LockedImpl::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[3], "ShardedImpl::spawn_task", Role::Handoff),
+    wanted(EXIT_RUNTIME, "exit_runtime", Role::Handoff),
+];
+
+/// What every wanted function's mangled name contains one of: looked for before demangling, because a
+/// big binary has some 200,000 symbols and demangling one takes a microsecond.
+const NEEDLES: [&str; 4] = ["3raw4poll", "11parking_lot", "10spawn_task", "12exit_runtime"];
+
+/// A wanted function that was found.
+pub(super) struct Found {
+    pub(super) wanted: &'static Wanted,
+    pub(super) vaddr: u64,
+    size: u64,
+    /// The type arguments, where the name has them (v0 mangling).
+    arguments: Option<String>,
+}
+
+impl AttachPlan {
+    /// For a process: the main program if Tokio or parking_lot is in it, else the first library with
+    /// either (a Python or Node extension, say).
+    pub fn of(process: &Process) -> Result<AttachPlan, TargetError> {
+        let modules = process.modules()?;
+        let (first, others): (Vec<_>, Vec<_>) = modules.iter().partition(|module| module.is_main);
+        let mut without_any = None;
+        for module in first.into_iter().chain(others) {
+            let fails = |source| TargetError::Binary {
+                pid: process.pid().0,
+                path: module.path.clone(),
+                source,
+            };
+            let binary = match Binary::open(process, module) {
+                Ok(binary) => binary,
+                Err(source) if module.is_main => return Err(fails(source)),
+                Err(_) => continue,
+            };
+            let found = find(&binary).map_err(fails)?;
+            if !found.is_empty() {
+                return AttachPlan::with(binary, &found, modules.clone()).map_err(fails);
+            }
+            without_any.get_or_insert(binary);
+        }
+        let binary = without_any.ok_or(TargetError::NoProgram(process.pid().0))?;
+        let path = binary.module.path.clone();
+        AttachPlan::with(binary, &[], modules).map_err(|source| TargetError::Binary {
+            pid: process.pid().0,
+            path,
+            source,
+        })
+    }
+
+    fn with(binary: Binary, found: &[Found], modules: Modules) -> Result<AttachPlan, ElfError> {
+        let described = match binary.described()? {
+            Some(described) => dwarf::poll_instances(&described),
+            None => dwarf::Outcome::default(),
+        };
+        let mut plan = AttachPlan {
+            polls: Vec::new(),
+            slow_paths: Vec::new(),
+            slow_unlocks: Vec::new(),
+            handoffs: Vec::new(),
+            dwarf: described,
+            missing: Vec::new(),
+            modules,
+            binary,
+        };
+        plan.add_polls(found)?;
+        plan.add_locks(found)?;
+        plan.add_handoffs(found)?;
+        plan.explain_missing(found)?;
+        Ok(plan)
+    }
+
+    fn add_polls(&mut self, found: &[Found]) -> Result<(), ElfError> {
+        let code = self.binary.code()?;
+        let by_symbol = found
+            .iter()
+            .filter(|found| found.wanted.role == Role::Poll)
+            .map(|found| (found.vaddr, found.arguments.as_deref()));
+        let by_dwarf = self
+            .dwarf
+            .instances
+            .iter()
+            .map(|instance| (instance.vaddr, Some(instance.arguments.as_str())));
+        let mut instances: BTreeMap<u64, Vec<PollArguments>> = BTreeMap::new();
+        for (vaddr, arguments) in by_symbol.chain(by_dwarf) {
+            let known = instances.entry(vaddr).or_default();
+            if let Some(arguments) = arguments.and_then(PollArguments::parse)
+                && !known.contains(&arguments)
+            {
+                known.push(arguments);
+            }
+        }
+        for (vaddr, known) in instances {
+            // Debug information keeps functions that the linker dropped, at addresses where no code is.
+            let Some(site) = site(&code, &self.binary, vaddr) else {
+                continue;
+            };
+            if site.price == FirstInstruction::Refused {
+                self.missing
+                    .push((Family::Polls, refused("task::raw::poll", site)));
+                continue;
+            }
+            if self.polls.len() >= wire::MAX_POLL_SITES as usize {
+                self.missing.push((
+                    Family::Polls,
+                    MissingProbe {
+                        what: "task::raw::poll".to_owned(),
+                        why: format!(
+                            "the program has more than {} instances; those behind are not probed",
+                            wire::MAX_POLL_SITES
+                        ),
+                    },
+                ));
+                break;
+            }
+            self.polls.push(poll_site(site, known));
+        }
+        Ok(())
+    }
+
+    fn add_locks(&mut self, found: &[Found]) -> Result<(), ElfError> {
+        let code = self.binary.code()?;
+        let mut done = BTreeSet::new();
+        for found in found {
+            let Wanted { short, role, .. } = *found.wanted;
+            let family = match role {
+                Role::SlowPath { operation } => Family::of_operation(operation),
+                Role::SlowUnlock { family } => family,
+                Role::Poll | Role::Handoff => continue,
+            };
+            // A symbol can be in two tables, and two names can share one body.
+            if !done.insert((found.vaddr, short)) {
+                continue;
+            }
+            let Some(site) = site(&code, &self.binary, found.vaddr) else {
+                continue;
+            };
+            if site.price == FirstInstruction::Refused {
+                self.missing.push((family, refused(short, site)));
+                continue;
+            }
+            match role {
+                Role::SlowPath { operation } => self.slow_paths.push(SlowPath {
+                    function: short,
+                    operation,
+                    deadline_argument: deadline_argument(&code, found),
+                    site,
+                }),
+                _ => self.slow_unlocks.push(SlowUnlock {
+                    function: short,
+                    site,
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where polls that return to `return_addr` are seen to end, and what they are.
+    pub fn return_place(&self, return_addr: u64) -> ReturnPlace {
+        let nothing = |why: String| ReturnPlace {
+            function: None,
+            class: SiteClass::Unknown,
+            site: Err(why),
+        };
+        let Some(file_offset) = self.binary.module.file_offset(return_addr) else {
+            return nothing(match self.modules.find(return_addr) {
+                Some(module) => format!("polls return into {}, which is not probed", module.name()),
+                None => "polls return into code without a file".to_owned(),
+            });
+        };
+        let (code, named) = match (self.binary.code(), self.binary.named()) {
+            (Ok(code), Ok(named)) => (code, named),
+            (Err(error), _) | (_, Err(error)) => return nothing(error.to_string()),
+        };
+        let Some(vaddr) = code.vaddr(file_offset) else {
+            return nothing("polls return to an address that the file does not have".to_owned());
+        };
+        let function = containing(&named, vaddr).map(|symbol| symbol.demangled());
+        let class = function
+            .as_deref()
+            .map_or(SiteClass::Unknown, class_of_caller);
+        let at = insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr)
+            .and_then(|probe| site(&code, &self.binary, vaddr + probe.offset));
+        ReturnPlace {
+            function,
+            class,
+            site: at.ok_or_else(|| {
+                "no instruction behind the call takes a probe: their ends are seen at the thread's next \
+                 poll only"
+                    .to_owned()
+            }),
+        }
+    }
+
+    /// Every family with what was found of it, nothing attached yet.
+    pub fn families(&self) -> Vec<ProbeFamily> {
+        Family::ALL
+            .iter()
+            .map(|&family| ProbeFamily {
+                name: family.name().to_owned(),
+                attached: 0,
+                found: u32::try_from(self.found(family)).unwrap_or(u32::MAX),
+                missing: self
+                    .missing
+                    .iter()
+                    .filter(|(of, _)| *of == family)
+                    .map(|(_, missing)| missing.clone())
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Sites of one family.
+    pub fn found(&self, family: Family) -> usize {
+        let slow_paths = self
+            .slow_paths
+            .iter()
+            .filter(|path| Family::of_operation(path.operation) == family)
+            .count();
+        let unlocks = self
+            .slow_unlocks
+            .iter()
+            .filter(|unlock| unlock.family() == family)
+            .count();
+        match family {
+            Family::Polls => self.polls.len(),
+            Family::BlockInPlace => self.handoffs.len(),
+            Family::Mutex | Family::Rwlock | Family::Condvar => slow_paths + unlocks,
+        }
+    }
+
+    /// Where the kernel finds the file that all sites are in, or why it can't.
+    pub fn file(&self) -> Result<&Path, &str> {
+        self.binary.module.path_to_open.as_deref().map_err(String::as_str)
+    }
+
+    /// Adds something that can't be seen.
+    pub(super) fn explain(&mut self, family: Family, missing: MissingProbe) {
+        self.missing.push((family, missing));
+    }
+
+    /// Why the plan is empty: one sentence for each family.
+    pub fn why_nothing(&self) -> String {
+        let mut reasons: Vec<&str> = Vec::new();
+        for (_, missing) in &self.missing {
+            if !reasons.contains(&missing.why.as_str()) {
+                reasons.push(&missing.why);
+            }
+        }
+        reasons.join("; ")
+    }
+
+    /// For each family that lacks something: what, why, and what to do about it.
+    fn explain_missing(&mut self, found: &[Found]) -> Result<(), ElfError> {
+        let has = |path: &str| found.iter().any(|found| found.wanted.path == path);
+        let mut absent: Vec<&'static Wanted> =
+            WANTED.iter().filter(|wanted| !has(wanted.path)).collect();
+        if !self.polls.is_empty() {
+            absent.retain(|wanted| wanted.role != Role::Poll);
+        }
+        if absent.is_empty() {
+            return Ok(());
+        }
+        if self.binary.symbols == Symbols::Missing {
+            let why = self.no_symbols();
+            for family in Family::ALL {
+                if self.found(family) > 0 {
+                    continue;
+                }
+                self.missing.push((
+                    family,
+                    MissingProbe {
+                        what: family.name().to_owned(),
+                        why: why.clone(),
+                    },
+                ));
+            }
+            return Ok(());
+        }
+        let versions = self
+            .binary
+            .code()?
+            .crate_versions(&["tokio", "parking_lot"]);
+        let linked = |name: &str| {
+            let versions: Vec<&str> = versions.get(name)?.iter().map(String::as_str).collect();
+            Some(format!("{name} {}", versions.join(" and ")))
+        };
+        for wanted in absent {
+            let (family, krate) = match wanted.role {
+                Role::Poll => (Family::Polls, "tokio"),
+                Role::SlowPath { operation } => (Family::of_operation(operation), "parking_lot"),
+                Role::SlowUnlock { family } => (family, "parking_lot"),
+                // Explained by `add_handoffs`, which knows more about it.
+                Role::Handoff => continue,
+            };
+            let why = match linked(krate) {
+                Some(linked) => format!(
+                    "{linked} is in the program, but this function is not: nothing calls it, or the \
+                     compiler inlined it; nothing to do unless the program was built with other flags"
+                ),
+                None if krate == "tokio" => {
+                    "no trace of tokio in the program: not a Tokio program, or \
+                     one that links it as a shared library"
+                        .to_owned()
+                }
+                None => format!(
+                    "no trace of {krate} in the program: there are no such locks to wait for"
+                ),
+            };
+            self.missing.push((
+                family,
+                MissingProbe {
+                    what: wanted.short.to_owned(),
+                    why,
+                },
+            ));
+        }
+        Ok(())
+    }
+
+    /// What to tell about a stripped binary.
+    fn no_symbols(&self) -> String {
+        match (&self.binary.build_id, self.binary.debug_file_place()) {
+            (Some(id), Some(place)) => format!(
+                "{} is stripped: it has no symbols; put the debug file of build-id {id} at {}, or build \
+                 with `strip = false`",
+                self.binary.module.name(),
+                place.display()
+            ),
+            _ => format!(
+                "{} is stripped: it has no symbols, and no build-id to find its debug file by; build with \
+                 `strip = false`",
+                self.binary.module.name()
+            ),
+        }
+    }
+}
+
+impl SlowUnlock {
+    /// Which family it belongs to.
+    pub fn family(&self) -> Family {
+        WANTED
+            .iter()
+            .find_map(|wanted| match wanted.role {
+                Role::SlowUnlock { family } if wanted.short == self.function => Some(family),
+                _ => None,
+            })
+            .unwrap_or(Family::Rwlock)
+    }
+}
+
+/// One poll site for all instances that share its code.
+fn poll_site(site: Site, known: Vec<PollArguments>) -> PollSite {
+    let mut classes = known.iter().map(|poll| poll.class);
+    let first = classes.next().unwrap_or(SiteClass::Unknown);
+    let on_pool = |class| matches!(class, SiteClass::Blocking | SiteClass::Worker);
+    let class = if classes.clone().all(|class| class == first) {
+        first
+    } else if on_pool(first) && classes.all(on_pool) {
+        // One code for a worker's loop and another blocking task: either way on the pool.
+        SiteClass::Blocking
+    } else {
+        SiteClass::Unknown
+    };
+    let takes_over_core = known.iter().any(|poll| poll.takes_over_core);
+    let mut futures = known.into_iter().map(|poll| poll.future);
+    PollSite {
+        site,
+        class,
+        future: futures.next(),
+        folded: futures.take(FOLDED_LIMIT).collect(),
+        takes_over_core,
+    }
+}
+
+/// The place of the code at a virtual address; None when the file or the process has no code there.
+pub(super) fn site(code: &Elf<'_>, binary: &Binary, vaddr: u64) -> Option<Site> {
+    let file_offset = code.file_offset(vaddr)?;
+    Some(Site {
+        file_offset,
+        address: binary.module.address(file_offset)?,
+        price: FirstInstruction::of(code.bytes_at(vaddr, 16)),
+    })
+}
+
+fn refused(what: &str, site: Site) -> MissingProbe {
+    MissingProbe {
+        what: what.to_owned(),
+        why: format!(
+            "the kernel takes no uprobe on its first instruction (file offset {:#x})",
+            site.file_offset
+        ),
+    }
+}
+
+/// Every wanted function of a binary.
+fn find(binary: &Binary) -> Result<Vec<Found>, ElfError> {
+    let named = binary.named()?;
+    let found = named
+        .symbols()
+        .filter(|symbol| NEEDLES.iter().any(|needle| symbol.mangled.contains(needle)))
+        .filter_map(|symbol| wanted_symbol(&symbol))
+        .collect();
+    Ok(found)
+}
+
+fn wanted_symbol(symbol: &Symbol<'_>) -> Option<Found> {
+    let name = symbol.demangled();
+    let path = plain_path(&name);
+    let wanted = WANTED.iter().find(|wanted| wanted.path == path)?;
+    let (_, arguments) = split_arguments(&name);
+    Some(Found {
+        wanted,
+        vaddr: symbol.vaddr,
+        size: symbol.size,
+        arguments: arguments.map(str::to_owned),
+    })
+}
+
+/// The function symbol that covers an address.
+fn containing<'data>(named: &Elf<'data>, vaddr: u64) -> Option<Symbol<'data>> {
+    named
+        .symbols()
+        .filter(|symbol| {
+            vaddr
+                .checked_sub(symbol.vaddr)
+                .is_some_and(|into| into < symbol.size)
+        })
+        // Several names for one body: the same one every time.
+        .min_by_key(|symbol| (symbol.size, symbol.mangled))
+}
+
+/// Which argument of a slow path is the first half of its deadline: the one before the nanoseconds, which
+/// are compared with the niche that stands for "no deadline".
+fn deadline_argument(code: &Elf<'_>, found: &Found) -> u32 {
+    const NO_DEADLINE: u32 = 1_000_000_000;
+    /// `upgrade_slow` hands its arguments on to `wait_for_readers` and jumps there.
+    const HOPS: usize = 2;
+    let size = usize::try_from(found.size).unwrap_or(CODE_LIMIT);
+    let mut bytes = code.bytes_at(found.vaddr, size.min(CODE_LIMIT));
+    let mut vaddr = found.vaddr;
+    for _ in 0..HOPS {
+        if let Some(nanos) = insn::argument_compared_with(bytes, NO_DEADLINE) {
+            return match nanos {
+                2 => 1,
+                3 => 2,
+                _ => 0,
+            };
+        }
+        let Some(target) = insn::tail_jump(bytes, vaddr) else {
+            return 0;
+        };
+        vaddr = target;
+        bytes = code.bytes_at(vaddr, CODE_LIMIT);
+    }
+    0
+}

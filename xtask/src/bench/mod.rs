@@ -1,0 +1,6 @@
+//! `cargo xtask bench`. What enters: which measurement. What leaves: a table of medians with their ranges.
+
+mod bpf_stats;
+mod observer;
+pub mod overhead;
+mod server;

@@ -1,0 +1,181 @@
+//! What really happened, as a workload wrote it down by its own clock. What enters: JSON lines. What leaves:
+//! the spans that can be held against a report. The schema is in workloads/contention/README.md.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+
+/// A stretch of CLOCK_MONOTONIC, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub start_ns: u64,
+    pub ns: u64,
+}
+
+impl Span {
+    pub fn end_ns(self) -> u64 {
+        self.start_ns.saturating_add(self.ns)
+    }
+
+    /// Both ends are in there.
+    pub fn is_within(self, outer: Self) -> bool {
+        self.start_ns >= outer.start_ns && self.end_ns() <= outer.end_ns()
+    }
+
+    /// How long both lasted at once.
+    pub fn overlap_ns(self, other: Self) -> u64 {
+        self.end_ns()
+            .min(other.end_ns())
+            .saturating_sub(self.start_ns.max(other.start_ns))
+    }
+}
+
+/// One poll that the workload measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poll {
+    pub name: String,
+    pub tid: u32,
+    pub span: Span,
+}
+
+/// One lock wait that the workload measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockWait {
+    pub addr: u64,
+    pub span: Span,
+}
+
+/// A whole truth file.
+#[derive(Debug, Default)]
+pub struct Truth {
+    pub polls: Vec<Poll>,
+    pub lock_waits: Vec<LockWait>,
+    /// The workload's names of its locks, by address.
+    pub locks: BTreeMap<u64, String>,
+}
+
+/// One line, as far as the comparison needs it.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Line {
+    Lock {
+        lock: String,
+        addr: String,
+    },
+    Poll {
+        name: String,
+        tid: u32,
+        start_ns: u64,
+        ns: u64,
+        blocking: bool,
+    },
+    LockWait {
+        addr: String,
+        start_ns: u64,
+        ns: u64,
+    },
+    End {
+        dropped: u64,
+    },
+    #[serde(other)]
+    Other,
+}
+
+impl Truth {
+    /// Reads a truth file; an incomplete one is an error, because what it leaves out would count
+    /// as reported wrongly.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut truth = Self::default();
+        let mut complete = false;
+        for (index, line) in text.lines().enumerate() {
+            let line: Line = serde_json::from_str(line)
+                .with_context(|| format!("line {} of the truth is unreadable", index + 1))?;
+            match line {
+                Line::Lock { lock, addr } => {
+                    truth.locks.insert(address(&addr)?, lock);
+                }
+                Line::Poll {
+                    name,
+                    tid,
+                    start_ns,
+                    ns,
+                    blocking: true,
+                } => {
+                    truth.polls.push(Poll {
+                        name,
+                        tid,
+                        span: Span { start_ns, ns },
+                    });
+                }
+                Line::LockWait { addr, start_ns, ns } => {
+                    truth.lock_waits.push(LockWait {
+                        addr: address(&addr)?,
+                        span: Span { start_ns, ns },
+                    });
+                }
+                Line::End { dropped } => {
+                    ensure!(
+                        dropped == 0,
+                        "the workload had no room for {dropped} of its spans"
+                    );
+                    complete = true;
+                }
+                Line::Poll { .. } | Line::Other => {}
+            }
+        }
+        if !complete {
+            bail!("the truth has no end: the workload has not finished, or was killed");
+        }
+        Ok(truth)
+    }
+}
+
+/// `0x1f` as the truth and the report write addresses.
+pub fn address(text: &str) -> Result<u64> {
+    text.strip_prefix("0x")
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .with_context(|| format!("{text:?} is no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the workload writes is read; what the comparison does not need is passed over.
+    #[test]
+    fn lines_become_spans() {
+        let truth = Truth::parse(concat!(
+            r#"{"kind":"meta","version":1,"pid":7}"#, "\n",
+            r#"{"kind":"lock","lock":"accounts","type":"mutex","addr":"0x10"}"#, "\n",
+            r#"{"kind":"poll","name":"settle","start_ns":5,"ns":9,"blocking":true,"end":"returned","tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"lock_wait","lock":"accounts","op":"mutex","addr":"0x10","start_ns":6,"ns":2,"outcome":"acquired","tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"end","reason":"signal","end_ns":20,"dropped":0}"#, "\n",
+        ))
+        .expect("it is complete");
+        assert_eq!(truth.locks[&0x10], "accounts");
+        assert_eq!(
+            truth.polls,
+            [Poll {
+                name: "settle".to_owned(),
+                tid: 3,
+                span: Span { start_ns: 5, ns: 9 }
+            }]
+        );
+        assert_eq!(
+            truth.lock_waits,
+            [LockWait {
+                addr: 0x10,
+                span: Span { start_ns: 6, ns: 2 }
+            }]
+        );
+    }
+
+    /// A file without its end, or with spans dropped, is no truth.
+    #[test]
+    fn incomplete_truth_is_an_error() {
+        assert!(Truth::parse(r#"{"kind":"meta"}"#).is_err());
+        assert!(Truth::parse(r#"{"kind":"end","dropped":1}"#).is_err());
+        assert!(Truth::parse("{").is_err());
+    }
+}

@@ -1,0 +1,350 @@
+//! The programs that get profiled. What enters: a workload and a flavour to build it in. What leaves:
+//! the paths of its binaries, in the cache.
+//!
+//! A workload is built once for what it is made of: sources, lockfile, compiler and flags are hashed into the
+//! name of the folder its binaries are in. Cargo's own build folder is kept beside it, so that a changed
+//! source file costs one crate and not its hundred dependencies.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use sha2::{Digest as _, Sha256};
+
+use crate::{cache, citadel, command, workspace};
+
+/// A folder under `xtask/workloads`, which is a cargo workspace of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Workload {
+    /// Known answers: writes down what it did.
+    Contention,
+    /// A real Citadel server and its clients.
+    Citadel,
+    /// Many short polls.
+    Echo,
+}
+
+impl Workload {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Contention => "contention",
+            Self::Citadel => "citadel",
+            Self::Echo => "echo",
+        }
+    }
+
+    fn binaries(self) -> &'static [&'static str] {
+        match self {
+            Self::Contention => &["contention"],
+            Self::Citadel => &["citadel-server", "citadel-load"],
+            Self::Echo => &["echo"],
+        }
+    }
+
+    fn source(self) -> PathBuf {
+        workspace::root().join("xtask/workloads").join(self.name())
+    }
+}
+
+/// How a workload is compiled. All of them are optimized: that is what holdup gets to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Flavour {
+    /// With frame pointers and line tables.
+    FramePointers,
+    /// What `cargo build --release` gives, with line tables.
+    Release,
+    /// One codegen unit, everything inlined that can be, with line tables.
+    FatLto,
+    /// Neither symbols nor debug information, with frame pointers.
+    Stripped,
+}
+
+/// What a flavour sets in the environment of cargo.
+struct Settings {
+    name: &'static str,
+    rustflags: &'static str,
+    /// For the C code in some crates.
+    cflags: &'static str,
+    lto: &'static str,
+    codegen_units: &'static str,
+    strip: &'static str,
+}
+
+const FRAME_POINTERS: Settings = Settings {
+    name: "frame-pointers",
+    rustflags: "-Cforce-frame-pointers=yes",
+    cflags: "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer",
+    lto: "false",
+    codegen_units: "16",
+    strip: "none",
+};
+
+impl Flavour {
+    fn settings(self) -> Settings {
+        let release = Settings {
+            name: "release",
+            rustflags: "",
+            cflags: "",
+            ..FRAME_POINTERS
+        };
+        match self {
+            Self::FramePointers => FRAME_POINTERS,
+            Self::Release => release,
+            Self::FatLto => Settings {
+                name: "fat-lto",
+                lto: "fat",
+                codegen_units: "1",
+                ..release
+            },
+            Self::Stripped => Settings {
+                name: "stripped",
+                strip: "symbols",
+                ..FRAME_POINTERS
+            },
+        }
+    }
+}
+
+impl Settings {
+    /// Everything that makes two builds of the same sources differ.
+    fn environment(&self) -> Vec<(&'static str, &'static str)> {
+        // C's assembler code knows no such flag on other machines.
+        let cflags = if cfg!(target_arch = "x86_64") {
+            self.cflags
+        } else {
+            ""
+        };
+        let mut environment = vec![
+            ("CARGO_ENCODED_RUSTFLAGS", self.rustflags),
+            ("CARGO_PROFILE_RELEASE_DEBUG", "1"),
+            ("CARGO_PROFILE_RELEASE_LTO", self.lto),
+            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", self.codegen_units),
+            ("CARGO_PROFILE_RELEASE_STRIP", self.strip),
+        ];
+        if !cflags.is_empty() {
+            environment.extend([("CFLAGS", cflags), ("CXXFLAGS", cflags)]);
+        }
+        environment
+    }
+}
+
+/// A workload that lies in the cache.
+#[derive(Clone, Debug)]
+pub struct Built {
+    folder: PathBuf,
+}
+
+impl Built {
+    /// The path of one of its binaries.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn is_complete(&self, workload: Workload) -> bool {
+        workload
+            .binaries()
+            .iter()
+            .all(|binary| self.binary(binary).is_file())
+    }
+}
+
+/// `cargo xtask workload`: builds it and prints the paths of its binaries.
+pub fn run(workload: Workload, flavour: Flavour) -> Result<()> {
+    let built = build_one(workload, flavour)?;
+    for binary in workload.binaries() {
+        println!("{}", built.binary(binary).display());
+    }
+    Ok(())
+}
+
+/// What the live tests attach to, by the names they know the programs by.
+pub type Programs = BTreeMap<&'static str, PathBuf>;
+
+/// The small ones: seconds when built before, two or three minutes when not.
+pub fn build() -> Result<Programs> {
+    let echo = build_one(Workload::Echo, Flavour::FramePointers)?;
+    Ok(Programs::from([
+        ("CONTENTION", contention()?),
+        ("ECHO", echo.binary("echo")),
+    ]))
+}
+
+/// The Citadel server and its load.
+pub fn build_citadel() -> Result<Programs> {
+    let citadel = build_one(Workload::Citadel, Flavour::FramePointers)?;
+    Ok(Programs::from([
+        ("CITADEL_SERVER", citadel.binary("citadel-server")),
+        ("CITADEL_LOAD", citadel.binary("citadel-load")),
+    ]))
+}
+
+/// The workload with known answers.
+pub fn contention() -> Result<PathBuf> {
+    let contention = build_one(Workload::Contention, Flavour::FramePointers)?;
+    Ok(contention.binary("contention"))
+}
+
+/// Builds a workload, or finds it built.
+pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
+    let settings = flavour.settings();
+    let cache = cache::dir()?.join("workloads");
+    let folder_name = format!(
+        "{}-{}-{}",
+        workload.name(),
+        settings.name,
+        key(workload, &settings)?
+    );
+    let built = Built {
+        folder: cache.join(&folder_name),
+    };
+    if built.is_complete(workload) {
+        return Ok(built);
+    }
+
+    let mut cargo = Command::new("cargo");
+    command::clear_cargo_environment(&mut cargo);
+    let target_dir = cache
+        .join("target")
+        .join(format!("{}-{}", workload.name(), settings.name));
+    cargo
+        .args(["build", "--release", "--locked", "--quiet"])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .current_dir(workload.source())
+        .envs(settings.environment());
+    if workload == Workload::Citadel {
+        citadel::prepare(&mut cargo)?;
+    }
+    command::run(&mut cargo)
+        .with_context(|| format!("could not build the workload {}", workload.name()))?;
+
+    publish(workload, &target_dir.join("release"), &built.folder)?;
+    ensure!(
+        built.is_complete(workload),
+        "{} does not hold {}",
+        built.folder.display(),
+        workload.binaries().join(" and ")
+    );
+    Ok(built)
+}
+
+/// Copies the binaries into their folder, which appears whole or not at all: somebody else may be
+/// doing the same.
+fn publish(workload: Workload, release: &Path, folder: &Path) -> Result<()> {
+    let unfinished = folder.with_extension(std::process::id().to_string());
+    fs::create_dir_all(&unfinished)
+        .with_context(|| format!("could not make {}", unfinished.display()))?;
+    for binary in workload.binaries() {
+        fs::copy(release.join(binary), unfinished.join(binary))
+            .with_context(|| format!("could not copy {binary} into {}", unfinished.display()))?;
+    }
+    if fs::rename(&unfinished, folder).is_err() {
+        fs::remove_dir_all(&unfinished)
+            .with_context(|| format!("could not remove {}", unfinished.display()))?;
+    }
+    Ok(())
+}
+
+/// Names the build: sixteen hexadecimal digits of a hash over all that goes into it.
+fn key(workload: Workload, settings: &Settings) -> Result<String> {
+    let mut hash = Sha256::new();
+    // Lengths keep two neighbouring fields from being taken for one.
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    add(command::output(
+        Command::new("rustc")
+            .arg("-vV")
+            .current_dir(workload.source()),
+    )?
+    .as_bytes());
+    for (name, value) in settings.environment() {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    let source = workload.source();
+    for file in files(&source)? {
+        let relative = file.strip_prefix(&source).unwrap_or(&file);
+        add(relative.to_string_lossy().as_bytes());
+        add(&fs::read(&file).with_context(|| format!("could not read {}", file.display()))?);
+    }
+    let hash = hash.finalize();
+    Ok(hash
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Cargo.toml, Cargo.lock and everything under src, in an order that does not depend on the disk.
+fn files(source: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = vec![source.join("Cargo.lock"), source.join("Cargo.toml")];
+    let mut folders = vec![source.join("src")];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder)
+            .with_context(|| format!("could not list {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
+        }
+    }
+    if files.len() == 2 {
+        bail!("{} has no sources", source.display());
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each flavour has a build folder of its own; two in one would rebuild each other's crates.
+    #[test]
+    fn flavours_differ_in_name_and_environment() {
+        let flavours = [
+            Flavour::FramePointers,
+            Flavour::Release,
+            Flavour::FatLto,
+            Flavour::Stripped,
+        ];
+        for (index, one) in flavours.iter().enumerate() {
+            for other in &flavours[index + 1..] {
+                let (one, other) = (one.settings(), other.settings());
+                assert_ne!(one.name, other.name);
+                assert_ne!(
+                    one.environment(),
+                    other.environment(),
+                    "{} and {}",
+                    one.name,
+                    other.name
+                );
+            }
+        }
+    }
+
+    /// Every workload's sources are found, whatever the flavour they hash to another key, and the key is stable.
+    #[test]
+    fn keys_tell_workloads_and_flavours_apart() -> Result<()> {
+        let mut keys = Vec::new();
+        for workload in [Workload::Contention, Workload::Citadel, Workload::Echo] {
+            for flavour in [Flavour::FramePointers, Flavour::Stripped] {
+                let key_of = || key(workload, &flavour.settings());
+                assert_eq!(key_of()?, key_of()?);
+                keys.push(key_of()?);
+            }
+        }
+        let count = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+        Ok(())
+    }
+}

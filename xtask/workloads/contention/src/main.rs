@@ -1,0 +1,291 @@
+//! A workload with known answers: see README.md for its scenarios and for the truth it writes.
+
+mod accounts;
+mod handshake;
+mod locks;
+mod pace;
+mod routes;
+mod scenarios;
+mod seccomp;
+mod task;
+mod truth;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use scenarios::{Scenario, Started};
+use truth::TruthFile;
+
+#[derive(Parser)]
+#[command(about = "Holds its runtime up in known ways and writes down what it did")]
+struct Args {
+    /// Which scenarios; all that the runtime can do when not given
+    #[arg(long, value_delimiter = ',')]
+    scenario: Vec<Scenario>,
+    /// A light load instead of the scenarios: nothing to be found
+    #[arg(long, conflicts_with = "scenario")]
+    quiet: bool,
+    #[arg(long, value_enum, default_value_t = RuntimeKind::MultiThread)]
+    runtime: RuntimeKind,
+    /// Worker threads of the multi_thread runtime
+    #[arg(long, default_value_t = 4)]
+    workers: usize,
+    /// Ends after so many seconds at the latest
+    #[arg(long, default_value_t = 60.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where to write what really happened, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    truth: Option<PathBuf>,
+    /// Also let tasks panic, and print whether tokio caught it
+    #[arg(long)]
+    panic: bool,
+    /// Also take backtraces inside a poll: prints how far each one reaches, leaves the last one in the file
+    #[arg(long, value_name = "FILE")]
+    backtrace: Option<PathBuf>,
+    /// Run under a seccomp filter (that forbids nothing of use)
+    #[arg(long)]
+    seccomp: bool,
+    /// Exit abruptly after so many seconds, polls and lock waits under way or not
+    #[arg(long, value_name = "SECONDS")]
+    exit_after: Option<f64>,
+    /// Replace itself by its quiet self after so many seconds (exec)
+    #[arg(long, value_name = "SECONDS")]
+    exec_after: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum RuntimeKind {
+    MultiThread,
+    CurrentThread,
+    LocalSet,
+}
+
+impl Args {
+    fn scenarios(&self) -> Vec<Scenario> {
+        let asked = if self.scenario.is_empty() {
+            Scenario::value_variants()
+        } else {
+            &self.scenario
+        };
+        let possible = |scenario: &Scenario| {
+            !scenario.needs_multi_thread() || self.runtime == RuntimeKind::MultiThread
+        };
+        if self.quiet {
+            Vec::new()
+        } else {
+            asked.iter().copied().filter(possible).collect()
+        }
+    }
+
+    fn create_truth(&self, scenarios: &[Scenario]) -> std::io::Result<Option<TruthFile>> {
+        let Some(path) = &self.truth else {
+            return Ok(None);
+        };
+        let meta = json!({
+            "kind": "meta", "version": 1, "pid": std::process::id(), "clock": "CLOCK_MONOTONIC", "start_ns": truth::now(),
+            "runtime": value_name(self.runtime), "workers": self.workers, "seed": self.seed, "quiet": self.quiet,
+            "scenarios": scenarios.iter().map(|scenario| value_name(*scenario)).collect::<Vec<_>>(),
+            "poll_floor_ns": truth::POLL_FLOOR_NS, "wait_floor_ns": truth::WAIT_FLOOR_NS,
+        });
+        let locks = [
+            accounts::ACCOUNTS.line(),
+            accounts::LEDGER.line(),
+            accounts::MAILBOX.line(),
+            routes::ROUTES.line(),
+            routes::CATALOG.line(),
+        ];
+        TruthFile::create(path, &meta, &locks).map(Some)
+    }
+}
+
+fn value_name(value: impl ValueEnum) -> String {
+    value
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+/// Why the process ends.
+enum Ending {
+    /// Time is up, SIGTERM or SIGINT: let everything finish.
+    Graceful(&'static str),
+    Exit,
+    Exec {
+        remaining: Duration,
+    },
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    truth::reserve(args.seconds.ceil() as u64);
+    // Before any other thread exists: each thread inherits the filter.
+    if args.seccomp {
+        seccomp::install()?;
+    }
+    let scenarios = args.scenarios();
+    let truth = args.create_truth(&scenarios)?;
+
+    let stop = Arc::new(Notify::new());
+    let ended = thread::Builder::new().name("control".to_owned()).spawn({
+        let (stop, deadlines) = (Arc::clone(&stop), Deadlines::new(&args));
+        let terminated = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&terminated))?;
+        }
+        let runtime = args.runtime;
+        move || control(&terminated, &deadlines, runtime, truth, &stop)
+    })?;
+
+    if args.runtime == RuntimeKind::LocalSet {
+        task::use_local_set();
+    }
+    let workers = args.workers;
+    let runtime = match args.runtime {
+        RuntimeKind::MultiThread => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_time()
+            .on_thread_start(truth::register_thread)
+            .build()?,
+        RuntimeKind::CurrentThread | RuntimeKind::LocalSet => {
+            truth::register_thread();
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .on_thread_start(truth::register_thread)
+                .build()?
+        }
+    };
+    let local = (args.runtime == RuntimeKind::LocalSet).then(LocalSet::new);
+    let program = run(args, scenarios, stop);
+    match &local {
+        Some(local) => local.block_on(&runtime, program),
+        None => runtime.block_on(program),
+    }
+    drop(local);
+    drop(runtime);
+    let (truth, reason) = ended.join().map_err(|_| "the control thread panicked")?;
+    if let Some(truth) = truth {
+        truth.finish(reason)?;
+    }
+    println!("ended reason={reason}");
+    Ok(())
+}
+
+/// The main future, which is no task: it starts everything and waits for the end.
+async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
+    let mut started = Started::new(args.seed);
+    for scenario in scenarios {
+        started.start(scenario);
+    }
+    if args.quiet {
+        started.start_quiet();
+    }
+    if args.panic {
+        started.start_panics();
+    }
+    if let Some(file) = args.backtrace {
+        started.start_backtraces(file);
+    }
+    println!("ready pid={}", std::process::id());
+    stop.notified().await;
+    pace::stop();
+    started.finish().await;
+}
+
+struct Deadlines {
+    end: Instant,
+    exit: Option<Instant>,
+    exec: Option<Instant>,
+}
+
+impl Deadlines {
+    fn new(args: &Args) -> Self {
+        let now = Instant::now();
+        let after = |seconds: f64| now + Duration::from_secs_f64(seconds);
+        Self {
+            end: after(args.seconds),
+            exit: args.exit_after.map(after),
+            exec: args.exec_after.map(after),
+        }
+    }
+
+    /// What is to be done at this moment.
+    fn due(&self) -> Option<Ending> {
+        let now = Instant::now();
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+        if passed(self.exec) {
+            Some(Ending::Exec {
+                remaining: self.end.saturating_duration_since(now),
+            })
+        } else if passed(self.exit) {
+            Some(Ending::Exit)
+        } else if passed(Some(self.end)) {
+            Some(Ending::Graceful("seconds"))
+        } else {
+            None
+        }
+    }
+}
+
+/// The thread that decides when to end. Gives the truth file back for a graceful end; the others never return.
+fn control(
+    terminated: &AtomicBool,
+    deadlines: &Deadlines,
+    runtime: RuntimeKind,
+    truth: Option<TruthFile>,
+    stop: &Notify,
+) -> (Option<TruthFile>, &'static str) {
+    let ending = loop {
+        if terminated.load(Ordering::Relaxed) {
+            break Ending::Graceful("signal");
+        }
+        if let Some(ending) = deadlines.due() {
+            break ending;
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    let (reason, status) = match ending {
+        Ending::Graceful(reason) => {
+            stop.notify_one();
+            return (truth, reason);
+        }
+        Ending::Exit => {
+            let status = write_early(truth, "exit");
+            ("exit", status)
+        }
+        Ending::Exec { remaining } => {
+            write_early(truth, "exec");
+            println!("exec pid={}", std::process::id());
+            let error = std::process::Command::new("/proc/self/exe")
+                .args(["--quiet", "--runtime", &value_name(runtime)])
+                .args(["--seconds", &remaining.as_secs_f64().max(1.0).to_string()])
+                .exec();
+            eprintln!("could not exec itself: {error}");
+            ("exec", 1)
+        }
+    };
+    println!("ended reason={reason}");
+    std::process::exit(status)
+}
+
+/// Writes the truth while everything goes on; spans that have not ended are not in it.
+fn write_early(truth: Option<TruthFile>, reason: &str) -> i32 {
+    match truth.map(|truth| truth.finish(reason)) {
+        Some(Err(error)) => {
+            eprintln!("could not write the truth: {error}");
+            1
+        }
+        _ => 0,
+    }
+}

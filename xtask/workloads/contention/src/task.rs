@@ -1,0 +1,83 @@
+//! Tasks whose every poll is in the truth. Nothing in this program is spawned but through here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::task::JoinHandle;
+
+use crate::truth;
+
+/// Whether tasks belong to a LocalSet.
+static LOCAL: AtomicBool = AtomicBool::new(false);
+
+pub fn use_local_set() {
+    LOCAL.store(true, Ordering::Relaxed);
+}
+
+pin_project! {
+    /// The outermost future of a task. Only `raw::poll` and tokio's harness are above its `poll`, so what it
+    /// measures is the poll but for a microsecond.
+    struct Measured<F> {
+        name: &'static str,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Measured<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _poll = truth::Poll::begin(this.name);
+        this.future.poll(context)
+    }
+}
+
+/// Spawns onto whatever the process was started with: the runtime or its LocalSet.
+pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    if LOCAL.load(Ordering::Relaxed) {
+        tokio::task::spawn_local(Measured { name, future })
+    } else {
+        tokio::spawn(Measured { name, future })
+    }
+}
+
+/// Spawns onto the runtime of this thread, e.g. one inside a blocking-pool task.
+pub fn spawn_here<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(Measured { name, future })
+}
+
+/// A blocking-pool task. It passes through `raw::poll` too, and blocks no runtime.
+pub fn spawn_blocking<R: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> JoinHandle<R> {
+    tokio::task::spawn_blocking(move || {
+        let start_ns = truth::now();
+        let result = work();
+        truth::not_blocking(name, start_ns);
+        result
+    })
+}
+
+/// The poll that calls this blocks its runtime until the closure begins, and no longer.
+pub fn block_in_place<R>(name: &'static str, work: impl FnOnce() -> R) -> R {
+    let called_ns = truth::now();
+    tokio::task::block_in_place(|| {
+        truth::handed_off(called_ns);
+        let start_ns = truth::now();
+        let result = work();
+        truth::not_blocking(name, start_ns);
+        result
+    })
+}
