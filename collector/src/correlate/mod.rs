@@ -1,2 +1,13 @@
-//! Joins events: pure state machines; no I/O, no clock, no strings.
+//! Joins events: which parts belong to which long poll, and which waits to which lock.
+//!
+//! Pure state machines; no I/O, no clock, no strings. Events and the sums of the kernel side's maps go in,
+//! [`PollAnatomy`] and [`LockWaits`] come out.
 #![forbid(unsafe_code)]
+
+mod anatomy;
+mod locks;
+mod polls;
+
+pub use anatomy::{Activity, Evidence, PollAnatomy, Share};
+pub use locks::{LockKind, LockWaits, WaitSum, by_lock};
+pub use polls::{Joined, join};

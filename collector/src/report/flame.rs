@@ -14,6 +14,27 @@ pub struct Flame {
     pub total: Nanos,
 }
 
+impl Flame {
+    /// Adds a stack with its time; none of no time.
+    pub(super) fn add(&mut self, frames: Vec<FlameFrame>, value: Nanos) {
+        if value != Nanos::ZERO {
+            self.total += value;
+            self.stacks.push(FlameStack { frames, value });
+        }
+    }
+}
+
+impl FlameFrame {
+    /// A frame that is no code.
+    pub(super) fn tag(kind: FrameKind, label: String) -> FlameFrame {
+        FlameFrame {
+            label,
+            origin: Origin::Unknown,
+            kind,
+        }
+    }
+}
+
 /// One stack and the time that belongs to it alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlameStack {

@@ -4,16 +4,243 @@
 //! report, byte for byte, on any machine.
 #![forbid(unsafe_code)]
 
+mod checks;
+mod coverage;
 mod flame;
+mod flames;
+mod groups;
+mod label;
+mod locks;
 mod model;
+mod stacks;
+pub(crate) mod words;
+
+use std::collections::BTreeMap;
+
+use holdup_probe_ebpf::wire;
 
 pub use flame::{Flame, FlameFrame, FlameStack, FrameKind};
 pub use model::*;
 
+pub use crate::correlate::{Activity, Evidence, LockKind};
+
 use crate::capture::Capture;
 use crate::classify::Rules;
+use crate::correlate::{self, Evidence, PollAnatomy, Share};
+use crate::event::{Event, Nanos, SiteId, StackId, Tid};
+use locks::Locks;
+use stacks::{Stacks, hex};
 
-/// Makes the report of a capture.
-pub fn build(_capture: &Capture, _rules: &Rules) -> Report {
-    todo!("built from the capture")
+impl Report {
+    /// Makes the report of a capture.
+    pub fn build(capture: &Capture, rules: &Rules) -> Report {
+        let stacks = Stacks::new(capture, rules);
+        let polls = correlate::join(&capture.events).polls;
+        let waits = correlate::by_lock(&capture.lock_waits, &capture.events);
+        let locks = Locks::new(&waits, &stacks);
+        let long_polls = long_polls(capture, &polls, &stacks);
+        let groups = groups::group(&polls, &long_polls, &stacks);
+        let blocking = flames::blocking(
+            capture,
+            &polls,
+            &stacks,
+            |anatomy| task_name(capture, anatomy.poll.site),
+            &locks.names,
+        );
+        let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
+        let recorded = capture.end.at.since(capture.meta.start);
+        let findings = checks::findings(&checks::Facts {
+            groups: &groups,
+            locks: &locks.entries,
+            recorded,
+            threshold: capture.meta.threshold,
+        });
+        let mut listed = locks.stacks.clone();
+        listed.extend(
+            polls
+                .iter()
+                .flat_map(|poll| &poll.shares)
+                .filter_map(|share| share.stack),
+        );
+        Report {
+            schema_version: SCHEMA_VERSION,
+            capture: capture_info(capture, recorded),
+            summary: summary(capture, &long_polls, &locks, &blocking, &lock_wait),
+            findings,
+            call_sites: groups::call_sites(&polls, &stacks),
+            poll_sites: poll_sites(capture, &long_polls),
+            long_polls,
+            locks: locks.entries,
+            condvars: locks.condvars,
+            stacks: stacks.listed(&listed),
+            coverage: Coverage::new(capture, &polls, &stacks),
+            counters: capture
+                .counters
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            blocking,
+            lock_wait,
+        }
+    }
+
+    /// A title for a picture of `what` (`lock wait`).
+    pub fn title(&self, what: &str) -> String {
+        let CaptureInfo {
+            process_name,
+            pid,
+            host,
+            duration_ns,
+            ..
+        } = &self.capture;
+        format!(
+            "{what} of {process_name} (pid {pid}) on {host}, {}",
+            words::duration(*duration_ns)
+        )
+    }
+}
+
+fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {
+    let meta = capture.meta.clone();
+    CaptureInfo {
+        holdup_version: meta.holdup_version,
+        pid: meta.pid.0,
+        process_name: meta.process_name,
+        executable: meta.executable,
+        build_id: meta.build_id,
+        host: meta.host,
+        kernel: meta.kernel,
+        architecture: meta.architecture,
+        started_unix_ns: meta.started_unix_ns,
+        started_monotonic_ns: meta.start.0,
+        duration_ns: recorded,
+        end: capture.end.reason,
+        threshold_ns: meta.threshold,
+        sample_after_ns: meta.sample_after,
+        frequency_hz: meta.frequency_hz,
+    }
+}
+
+fn summary(
+    capture: &Capture,
+    long_polls: &[LongPollEntry],
+    locks: &Locks,
+    blocking: &Flame,
+    lock_wait: &Flame,
+) -> Summary {
+    let mut anatomy = Anatomy::default();
+    for poll in long_polls {
+        anatomy.add(&poll.anatomy);
+    }
+    Summary {
+        polls: capture.counters.get(wire::COUNTER_POLLS),
+        long_polls: long_polls.len() as u64,
+        blocking_ns: long_polls.iter().map(|poll| poll.duration_ns).sum(),
+        blocking_certainty: Certainty::of_all(long_polls.iter().map(|poll| poll.certainty)),
+        longest_ns: long_polls
+            .iter()
+            .map(|poll| poll.duration_ns)
+            .max()
+            .unwrap_or_default(),
+        anatomy,
+        blocking_flame_ns: blocking.stacks.iter().map(|stack| stack.value).sum(),
+        lock_waits: locks.entries.iter().map(|lock| lock.totals.waits).sum(),
+        lock_wait_ns: locks.entries.iter().map(|lock| lock.totals.total_ns).sum(),
+        lock_wait_flame_ns: lock_wait.stacks.iter().map(|stack| stack.value).sum(),
+    }
+}
+
+/// A poll instance's future, for people.
+fn task_name(capture: &Capture, site: SiteId) -> String {
+    match capture.poll_sites.get(site.0 as usize) {
+        Some(poll_site) => match &poll_site.future {
+            Some(future) => label::future(future),
+            None => format!("task at poll site {}", hex(poll_site.address.0)),
+        },
+        None => format!("task at poll site {}", site.0),
+    }
+}
+
+fn long_polls(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> Vec<LongPollEntry> {
+    let threads: BTreeMap<Tid, &str> = capture
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::ThreadSeen { tid, name } => Some((*tid, name.as_str())),
+            _ => None,
+        })
+        .collect();
+    let entry = |anatomy: &PollAnatomy| {
+        let poll = &anatomy.poll;
+        LongPollEntry {
+            start_ns: poll.start.since(capture.meta.start),
+            duration_ns: poll.end.since(poll.start),
+            certainty: poll.exactness.into(),
+            tid: poll.tid.0,
+            thread: threads.get(&poll.tid).map(|name| (*name).to_owned()),
+            task: hex(poll.task.0),
+            task_name: task_name(capture, poll.site),
+            future: capture
+                .poll_sites
+                .get(poll.site.0 as usize)
+                .and_then(|site| site.future.clone()),
+            poll_site: poll.site.0,
+            handed_off: poll.handed_off,
+            unclassified: poll.unclassified,
+            anatomy: Anatomy {
+                on_cpu_ns: anatomy.on_cpu,
+                lock_wait_ns: anatomy.lock_wait,
+                run_queue_ns: anatomy.run_queue,
+                sleep_ns: anatomy.sleep,
+            },
+            inconsistent: anatomy.inconsistent,
+            shares: anatomy
+                .shares
+                .iter()
+                .map(|share| share_entry(share, stacks))
+                .collect(),
+        }
+    };
+    polls.iter().map(entry).collect()
+}
+
+fn share_entry(share: &Share, stacks: &Stacks) -> ShareEntry {
+    let stack = share.stack.filter(|_| stacks.get(share.stack).is_some());
+    ShareEntry {
+        activity: share.activity,
+        evidence: match share.evidence {
+            // In a capture that was cut off its stacks may be missing.
+            Evidence::Stack if stack.is_none() => Evidence::NoStack,
+            evidence => evidence,
+        },
+        stack: stack.map(|StackId(id)| hex(id)),
+        lock: share.lock.map(|(lock, _)| hex(lock.0)),
+        time_ns: share.time,
+        events: share.events,
+    }
+}
+
+fn poll_sites(capture: &Capture, long_polls: &[LongPollEntry]) -> Vec<PollSiteEntry> {
+    let mut blocking: BTreeMap<u32, (u64, Nanos)> = BTreeMap::new();
+    for poll in long_polls {
+        let (count, total) = blocking.entry(poll.poll_site).or_default();
+        *count += 1;
+        *total += poll.duration_ns;
+    }
+    let entries = (0..).zip(&capture.poll_sites).filter_map(|(id, site)| {
+        let (long_polls, blocking_ns) = blocking.get(&id).copied().unwrap_or_default();
+        (site.polls > 0 || long_polls > 0).then(|| PollSiteEntry {
+            id,
+            address: hex(site.address.0),
+            class: site.class,
+            task_name: task_name(capture, SiteId(id)),
+            future: site.future.clone(),
+            polls: site.polls,
+            total_ns: site.total,
+            max_ns: site.max,
+            long_polls,
+            blocking_ns,
+        })
+    });
+    entries.collect()
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Flame;
 use crate::capture::{Cut, EndReason, ProbeFamily};
 use crate::classify::Origin;
+use crate::correlate::{Activity, Evidence, LockKind};
 use crate::event::{LockOperation, Nanos, SiteClass};
 
 /// Version of the schema of `report.json`.
@@ -140,32 +141,6 @@ pub struct Anatomy {
     pub sleep_ns: Nanos,
 }
 
-/// One of the four.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activity {
-    /// Running.
-    OnCpu,
-    /// In a lock's slow path.
-    LockWait,
-    /// Runnable, not running.
-    RunQueue,
-    /// Off-CPU otherwise.
-    Sleep,
-}
-
-/// What is known of where a stretch of time was spent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Evidence {
-    /// There is a stack.
-    Stack,
-    /// It was seen, but its stack could not be read, stored or found.
-    NoStack,
-    /// It is known from totals only: before the sampling age, lost, or no sample hit it.
-    NoEvent,
-}
-
 /// A named frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedFrame {
@@ -268,16 +243,6 @@ pub struct ShareEntry {
     pub time_ns: Nanos,
     /// CPU samples, off-CPU intervals or lock waits behind it.
     pub events: u64,
-}
-
-/// What sort of lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LockKind {
-    /// parking_lot `Mutex`.
-    Mutex,
-    /// parking_lot `RwLock`.
-    RwLock,
 }
 
 /// Lock waits, summed.
@@ -446,6 +411,10 @@ pub struct Coverage {
     pub polls: PollCoverage,
     /// Lock waits that found no room in the kernel side's map: missing in `locks`.
     pub lock_waits_not_aggregated: u64,
+    /// Lock waits nested too deep to be followed.
+    pub lock_waits_too_deep: u64,
+    /// Unlocks that found no room: their waiters' holder is unknown.
+    pub unlocks_not_stored: u64,
     /// Threads that found no room in the kernel side's map: nothing of theirs is seen.
     pub threads_not_tracked: u64,
     /// Records that this version does not understand, by reason.

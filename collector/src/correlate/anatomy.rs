@@ -1,0 +1,247 @@
+//! The anatomy of one long poll: what its time was made of, to the nanosecond, and where.
+//!
+//! ```text
+//!   poll       |------------------------------------------------------|
+//!   kernel     on-CPU | sleep | run queue | on-CPU | lock wait | on-CPU      exact sums of the three
+//!   intervals           <stack>                                              exact times
+//!   waits                                             <stack>
+//!   samples                             x     x                 x            share out the rest
+//! ```
+//!
+//! On-CPU time is the duration without the other three. Each interval and wait carries its own exact time;
+//! on-CPU time is shared out over the samples, all of which stand for the same stretch of CPU time, and
+//! those of the first stretches carry the nanoseconds that are left over. Time of which only a sum is known
+//! (before the sampling age the kernel side writes no events, and events can be lost) is a share of its own.
+//! So the shares add up to the duration, always.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::polls::Parts;
+use crate::event::{LockAddr, LockOperation, LongPoll, Nanos, StackId, Timestamp};
+
+/// What a thread was doing for a part of a long poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Running.
+    OnCpu,
+    /// In a lock's slow path.
+    LockWait,
+    /// Runnable, not running.
+    RunQueue,
+    /// Off-CPU otherwise: sleep, I/O, page fault.
+    Sleep,
+}
+
+/// What is known of where a stretch of time was spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// There is a stack.
+    Stack,
+    /// It was seen, but its stack could not be read or stored.
+    NoStack,
+    /// It is known from sums only: before the sampling age, lost, or no sample hit it.
+    NoEvent,
+}
+
+/// A stretch of a long poll, or several with the same stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Doing what.
+    pub activity: Activity,
+    /// What is known of where.
+    pub evidence: Evidence,
+    /// The stack.
+    pub stack: Option<StackId>,
+    /// The lock that was waited for.
+    pub lock: Option<(LockAddr, LockOperation)>,
+    /// Where its holder released it.
+    pub holder_stack: Option<StackId>,
+    /// How long.
+    pub time: Nanos,
+    /// Samples, intervals or waits behind it.
+    pub events: u64,
+}
+
+/// One long poll, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollAnatomy {
+    /// The poll.
+    pub poll: LongPoll,
+    /// Running. This and the next three add up to the poll's duration.
+    pub on_cpu: Nanos,
+    /// In locks' slow paths.
+    pub lock_wait: Nanos,
+    /// Runnable, not running.
+    pub run_queue: Nanos,
+    /// Off-CPU otherwise.
+    pub sleep: Nanos,
+    /// The same time by stack; adds up to the poll's duration.
+    pub shares: Vec<Share>,
+    /// The parts did not fit into the poll, and were cut to it.
+    pub inconsistent: bool,
+}
+
+impl PollAnatomy {
+    /// Takes a poll apart.
+    pub(super) fn new(poll: LongPoll, parts: &Parts) -> PollAnatomy {
+        let mut shares = Shares::default();
+        let mut known = Vec::new();
+        let (mut sleep, mut run_queue, mut lock_wait) =
+            (poll.sleep, poll.run_queue, poll.lock_wait);
+
+        for interval in &parts.intervals {
+            let woken = Timestamp(interval.end.0.saturating_sub(interval.runnable.0));
+            for (activity, from, to, sum) in [
+                (Activity::Sleep, interval.start, woken, &mut sleep),
+                (Activity::RunQueue, woken, interval.end, &mut run_queue),
+            ] {
+                let (inside, behind) = clip(&poll, from, to);
+                // The kernel side's sum goes on behind an end that was cut.
+                *sum = sum.saturating_sub(behind);
+                known.push((Key::new(activity, interval.stack), inside));
+            }
+        }
+        for wait in &parts.waits {
+            let (inside, behind) = clip(&poll, wait.start, wait.end);
+            lock_wait = lock_wait.saturating_sub(behind);
+            let key = Key {
+                lock: Some((wait.lock, wait.operation)),
+                holder_stack: wait.holder_stack,
+                ..Key::new(Activity::LockWait, wait.waiter_stack)
+            };
+            known.push((key, inside));
+        }
+
+        let duration = poll.end.since(poll.start);
+        let mut left = duration;
+        let mut inconsistent = false;
+        // What does not fit is taken from the end of this list: lock waits are timed by the thread itself.
+        for sum in [&mut lock_wait, &mut run_queue, &mut sleep] {
+            inconsistent |= *sum > left;
+            *sum = (*sum).min(left);
+            left = left.saturating_sub(*sum);
+        }
+        let on_cpu = left;
+
+        for (activity, sum) in [
+            (Activity::LockWait, lock_wait),
+            (Activity::RunQueue, run_queue),
+            (Activity::Sleep, sleep),
+        ] {
+            let mut left = sum;
+            for (key, time) in known.iter().filter(|(key, _)| key.activity == activity) {
+                inconsistent |= *time > left;
+                let time = (*time).min(left);
+                left = left.saturating_sub(time);
+                shares.add(*key, time);
+            }
+            shares.add(Key::without_event(activity), left);
+        }
+        share_out(on_cpu, &poll, parts, &mut shares);
+
+        PollAnatomy {
+            poll,
+            on_cpu,
+            lock_wait,
+            run_queue,
+            sleep,
+            shares: shares.into_list(),
+            inconsistent,
+        }
+    }
+}
+
+/// On-CPU time over the samples, evenly; the first ones carry the remainder.
+fn share_out(on_cpu: Nanos, poll: &LongPoll, parts: &Parts, shares: &mut Shares) {
+    let inside = || {
+        parts
+            .samples
+            .iter()
+            .filter(|sample| (poll.start..=poll.end).contains(&sample.at))
+    };
+    let count = inside().count() as u64;
+    if count == 0 {
+        shares.add(Key::without_event(Activity::OnCpu), on_cpu);
+        return;
+    }
+    let (each, remainder) = (on_cpu.0 / count, on_cpu.0 % count);
+    for (n, sample) in inside().enumerate() {
+        let time = Nanos(each + u64::from((n as u64) < remainder));
+        shares.add(Key::new(Activity::OnCpu, sample.stack), time);
+    }
+}
+
+/// How much of an interval lies in the poll, and how much behind its end.
+fn clip(poll: &LongPoll, from: Timestamp, to: Timestamp) -> (Nanos, Nanos) {
+    let inside = to.min(poll.end).since(from.max(poll.start));
+    let behind = to.since(from.max(poll.end));
+    (inside, behind)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    activity: Activity,
+    evidence: Evidence,
+    stack: Option<StackId>,
+    lock: Option<(LockAddr, LockOperation)>,
+    holder_stack: Option<StackId>,
+}
+
+impl Key {
+    fn new(activity: Activity, stack: Option<StackId>) -> Key {
+        Key {
+            activity,
+            evidence: if stack.is_some() {
+                Evidence::Stack
+            } else {
+                Evidence::NoStack
+            },
+            stack,
+            lock: None,
+            holder_stack: None,
+        }
+    }
+
+    fn without_event(activity: Activity) -> Key {
+        Key {
+            evidence: Evidence::NoEvent,
+            ..Key::new(activity, None)
+        }
+    }
+}
+
+/// Time and events by key.
+#[derive(Default)]
+struct Shares(BTreeMap<Key, (Nanos, u64)>);
+
+impl Shares {
+    fn add(&mut self, key: Key, time: Nanos) {
+        let is_event = key.evidence != Evidence::NoEvent;
+        if time == Nanos::ZERO && !(is_event && key.activity == Activity::OnCpu) {
+            return;
+        }
+        let (sum, events) = self.0.entry(key).or_default();
+        *sum += time;
+        *events += u64::from(is_event);
+    }
+
+    fn into_list(self) -> Vec<Share> {
+        self.0
+            .into_iter()
+            .filter(|(_, (time, _))| *time != Nanos::ZERO)
+            .map(|(key, (time, events))| Share {
+                activity: key.activity,
+                evidence: key.evidence,
+                stack: key.stack,
+                lock: key.lock,
+                holder_stack: key.holder_stack,
+                time,
+                events,
+            })
+            .collect()
+    }
+}

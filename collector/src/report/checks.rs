@@ -1,0 +1,453 @@
+//! What holdup tells a person: each check looks for one kind of harm and says it in one sentence.
+//!
+//! | check | finds | not a finding |
+//! | --- | --- | --- |
+//! | `crypto_on_worker` | long polls that mostly computed crypto | |
+//! | `cpu_on_worker` | long polls that mostly computed something else | |
+//! | `lock_wait_on_worker` | long polls that mostly waited for a lock | |
+//! | `sleep_on_worker` | long polls that were mostly off-CPU: blocking calls | |
+//! | `starved_worker` | long polls that were mostly runnable, but not running | under 1 % of the recording |
+//! | `contended_lock` | a lock with a wait as long as a long poll, or waited for in 10 % of the recording | many short waits |
+
+use super::groups::PollGroup;
+use super::words::{bounded, count, duration, percent};
+use super::{CallSite, Certainty, Finding, LockEntry};
+use crate::classify::Origin;
+use crate::correlate::Activity;
+use crate::event::Nanos;
+
+/// What the checks look at.
+pub struct Facts<'a> {
+    /// Long polls by reason.
+    pub groups: &'a [PollGroup],
+    /// Locks.
+    pub locks: &'a [LockEntry],
+    /// How long was recorded.
+    pub recorded: Nanos,
+    /// What a long poll is.
+    pub threshold: Nanos,
+}
+
+/// One kind of harm.
+trait Check {
+    /// Its name in the report.
+    fn name(&self) -> &'static str;
+    /// What it looks for and why that is bad: one sentence for somebody who meets it the first time.
+    fn summary(&self) -> &'static str;
+    /// All that it finds.
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding>;
+}
+
+/// All findings, most harm first.
+pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
+    let checks: [&dyn Check; 6] = [
+        &CryptoOnWorker,
+        &LockWaitOnWorker,
+        &SleepOnWorker,
+        &CpuOnWorker,
+        &StarvedWorker,
+        &ContendedLock,
+    ];
+    let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check.check(facts)).collect();
+    // Stable: of equal harm, in the order above.
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.harm_ns));
+    findings
+}
+
+fn of_group(check: &dyn Check, group: &PollGroup, sentence: String) -> Finding {
+    Finding {
+        check: check.name().to_owned(),
+        sentence,
+        explanation: check.summary().to_owned(),
+        harm_ns: group.total,
+        certainty: group.certainty,
+        count: group.polls.len() as u64,
+        longest_ns: group.longest,
+        call_site: group.call_site.clone(),
+        lock: group.lock.map(|(lock, _)| super::stacks::hex(lock.0)),
+        holder: group.holder.clone(),
+        tasks: group.tasks.clone(),
+        anatomy: Some(group.anatomy),
+        long_polls: group.polls.clone(),
+    }
+}
+
+/// Who held up a worker and for how long: the beginning of each sentence about polls.
+fn blocked(group: &PollGroup) -> String {
+    let who = match group.tasks.as_slice() {
+        [] => "A task".to_owned(),
+        [task] => format!("`{}`", task.task_name),
+        [task, others @ ..] => format!(
+            "`{}` and {}",
+            task.task_name,
+            count(others.len() as u64, "other task")
+        ),
+    };
+    let polls = group.polls.len() as u64;
+    let total = bounded(group.total, group.certainty);
+    let how_long = if polls == 1 {
+        format!("{total} in one poll")
+    } else {
+        format!(
+            "{total} in {} (longest {})",
+            count(polls, "poll"),
+            duration(group.longest)
+        )
+    };
+    let doubt = if group.unclassified {
+        " (if it runs on a scheduler, which could not be told)"
+    } else {
+        ""
+    };
+    format!("{who} blocked its worker for {how_long}{doubt}")
+}
+
+fn share_of(group: &PollGroup) -> String {
+    percent(group.anatomy.of(group.activity), group.total)
+}
+
+/// `argon2 (argon2::fill_block, called from app::derive at src/x.rs:41)`, or `app::f (src/x.rs:3)`.
+fn site_in_words(site: &CallSite) -> String {
+    match (&site.called_by, &site.frame.krate) {
+        (Some(user), Some(krate)) if site.frame.origin == Origin::Crypto => format!(
+            "{krate} (`{}`), called from `{}`{}",
+            site.frame.label,
+            user.label,
+            at(user)
+        ),
+        (Some(user), _) => format!(
+            "`{}`, called from `{}`{}",
+            site.frame.label,
+            user.label,
+            at(user)
+        ),
+        (None, _) => format!("`{}`{}", site.frame.label, at(&site.frame)),
+    }
+}
+
+fn at(frame: &super::NamedFrame) -> String {
+    frame
+        .at
+        .as_ref()
+        .map_or_else(String::new, |place| format!(" at {place}"))
+}
+
+/// `, in … (9 of 10 samples)`.
+fn computed_in(group: &PollGroup) -> String {
+    let Some(site) = &group.call_site else {
+        return ", where no stack tells".to_owned();
+    };
+    let (here, all) = group.samples;
+    format!(
+        ", mostly in {} ({here} of {})",
+        site_in_words(site),
+        count(all, "sample")
+    )
+}
+
+fn is_crypto(group: &PollGroup) -> bool {
+    group
+        .call_site
+        .as_ref()
+        .is_some_and(|site| site.frame.origin == Origin::Crypto)
+}
+
+/// Each group of an activity that also fits makes a finding with this sentence.
+fn each(
+    check: &dyn Check,
+    facts: &Facts<'_>,
+    fits: impl Fn(&PollGroup) -> bool,
+    sentence: impl Fn(&PollGroup) -> String,
+) -> Vec<Finding> {
+    facts
+        .groups
+        .iter()
+        .filter(|group| fits(group))
+        .map(|group| of_group(check, group, sentence(group)))
+        .collect()
+}
+
+struct CryptoOnWorker;
+
+impl Check for CryptoOnWorker {
+    fn name(&self) -> &'static str {
+        "crypto_on_worker"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Cryptography that takes milliseconds (password hashing, key exchange, large messages) keeps a runtime \
+         worker from polling the other tasks; it belongs on the blocking pool or on threads of its own."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        each(
+            self,
+            facts,
+            |group| group.activity == Activity::OnCpu && is_crypto(group),
+            |group| {
+                format!(
+                    "{}: {} on-CPU{}. Move that call to `tokio::task::spawn_blocking`.",
+                    blocked(group),
+                    share_of(group),
+                    computed_in(group)
+                )
+            },
+        )
+    }
+}
+
+struct CpuOnWorker;
+
+impl Check for CpuOnWorker {
+    fn name(&self) -> &'static str {
+        "cpu_on_worker"
+    }
+
+    fn summary(&self) -> &'static str {
+        "A poll that computes for milliseconds keeps a runtime worker from polling the other tasks; split it \
+         with `tokio::task::yield_now` or move it to the blocking pool."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        each(
+            self,
+            facts,
+            |group| group.activity == Activity::OnCpu && !is_crypto(group),
+            |group| {
+                format!(
+                    "{}: {} on-CPU{}. Move that work to `tokio::task::spawn_blocking`, or yield in between.",
+                    blocked(group),
+                    share_of(group),
+                    computed_in(group)
+                )
+            },
+        )
+    }
+}
+
+struct LockWaitOnWorker;
+
+impl Check for LockWaitOnWorker {
+    fn name(&self) -> &'static str {
+        "lock_wait_on_worker"
+    }
+
+    fn summary(&self) -> &'static str {
+        "A worker that waits for a lock polls nothing meanwhile: whoever holds the lock for long holds up all of \
+         the worker's tasks."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        each(
+            self,
+            facts,
+            |group| group.activity == Activity::LockWait,
+            |group| {
+                let lock = match (&group.lock, &group.call_site) {
+                    (Some((lock, operation)), Some(site)) => format!(
+                        " for the {} at {:#x} (`{}`), wanted in {}",
+                        lock_word(*operation),
+                        lock.0,
+                        super::flames::operation_name(*operation),
+                        site_in_words(site)
+                    ),
+                    (Some((lock, operation)), None) => {
+                        format!(" for the {} at {:#x}", lock_word(*operation), lock.0)
+                    }
+                    (None, _) => " for a lock that no event names".to_owned(),
+                };
+                let advice = match &group.holder {
+                    Some(holder) => format!(
+                        "It was held by {}: hold it for less time there.",
+                        site_in_words(holder)
+                    ),
+                    None => "Who held it was not seen.".to_owned(),
+                };
+                format!(
+                    "{}: {} waiting{lock}. {advice}",
+                    blocked(group),
+                    share_of(group)
+                )
+            },
+        )
+    }
+}
+
+fn lock_word(operation: crate::event::LockOperation) -> &'static str {
+    match operation.into() {
+        crate::correlate::LockKind::Mutex => "Mutex",
+        crate::correlate::LockKind::RwLock => "RwLock",
+        crate::correlate::LockKind::Condvar => "Condvar",
+    }
+}
+
+struct SleepOnWorker;
+
+impl Check for SleepOnWorker {
+    fn name(&self) -> &'static str {
+        "sleep_on_worker"
+    }
+
+    fn summary(&self) -> &'static str {
+        "A blocking call (sleep, file or socket I/O, a lock of another library, a page fault) takes the worker's \
+         thread off the CPU, and its tasks with it; use the async counterpart or the blocking pool."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        each(
+            self,
+            facts,
+            |group| group.activity == Activity::Sleep,
+            |group| {
+                let place = match (&group.call_site, &group.calls) {
+                    (Some(site), Some(calls)) => {
+                        format!(" in {}, which calls `{calls}`", site_in_words(site))
+                    }
+                    (Some(site), None) => format!(" in {}", site_in_words(site)),
+                    (None, _) => ", where no stack tells".to_owned(),
+                };
+                format!(
+                    "{}: {} asleep in a blocking call{place}. Use its async counterpart, or \
+                     `tokio::task::spawn_blocking`.",
+                    blocked(group),
+                    share_of(group)
+                )
+            },
+        )
+    }
+}
+
+struct StarvedWorker;
+
+impl Check for StarvedWorker {
+    fn name(&self) -> &'static str {
+        "starved_worker"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Workers were ready to run and had no CPU: the machine is overloaded, or a container's CPU limit \
+         throttles the process. No line of its code is at fault."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        // Any busy machine preempts a thread for milliseconds now and then. At 1 % of the time of one
+        // worker a person would notice.
+        let least = Nanos(facts.recorded.0 / 100);
+        each(
+            self,
+            facts,
+            |group| group.activity == Activity::RunQueue && group.total >= least,
+            |group| {
+                let polls = group.polls.len() as u64;
+                format!(
+                    "{} took {} (longest {}) mostly because the thread was ready to run and had no CPU ({} of \
+                     that time). Give the process more CPU, or look for what else runs on this machine.",
+                    count(polls, "poll"),
+                    bounded(group.total, group.certainty),
+                    duration(group.longest),
+                    share_of(group)
+                )
+            },
+        )
+    }
+}
+
+struct ContendedLock;
+
+impl ContendedLock {
+    /// The harm of a lock is what was waited for it, by anybody, worker or not.
+    fn sentence(lock: &LockEntry) -> String {
+        let mut parts = Vec::new();
+        if lock.totals.waits > 0 {
+            parts.push(format!(
+                "was waited for {} in {} (longest {})",
+                duration(lock.totals.total_ns),
+                count(lock.totals.waits, "wait"),
+                duration(lock.totals.max_ns)
+            ));
+        }
+        if lock.still_waiting.waits > 0 {
+            parts.push(format!(
+                "had {} still under way at the end, for at least {}",
+                count(lock.still_waiting.waits, "wait"),
+                duration(lock.still_waiting.at_least_ns)
+            ));
+        }
+        let elsewhere = match lock.acquired_from {
+            0 | 1 => String::new(),
+            places => format!(", and at {}", count(places - 1, "other place")),
+        };
+        let mut held: Vec<(&CallSite, Nanos)> = Vec::new();
+        for pair in &lock.pairs {
+            if let Some(holder) = &pair.holder {
+                match held
+                    .iter_mut()
+                    .find(|(site, _)| site.own_frame().label == holder.own_frame().label)
+                {
+                    Some((_, time)) => *time += pair.totals.total_ns,
+                    None => held.push((holder, pair.totals.total_ns)),
+                }
+            }
+        }
+        let most = held
+            .into_iter()
+            .reduce(|most, other| if other.1 > most.1 { other } else { most });
+        let holder = match most {
+            Some((holder, time)) => format!(
+                "It was held by {} for {} of that: hold it for less time there.",
+                site_in_words(holder),
+                percent(time, lock.totals.total_ns)
+            ),
+            None => "Who held it was not seen.".to_owned(),
+        };
+        format!(
+            "The {}{elsewhere}, {} [{}]. {holder}",
+            lock.name,
+            parts.join(" and "),
+            lock.address
+        )
+    }
+}
+
+impl Check for ContendedLock {
+    fn name(&self) -> &'static str {
+        "contended_lock"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Threads waited for this lock as long as a long poll lasts, or in a large part of the recording: the \
+         one who holds it is to blame, the ones who wait pay."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        facts
+            .locks
+            .iter()
+            .filter(|lock| {
+                let total = lock.totals.total_ns + lock.still_waiting.at_least_ns;
+                lock.totals.max_ns >= facts.threshold
+                    || lock.still_waiting.at_least_ns >= facts.threshold
+                    || (total.0 >= facts.recorded.0 / 10 && total > Nanos::ZERO)
+            })
+            .map(|lock| Finding {
+                check: self.name().to_owned(),
+                sentence: Self::sentence(lock),
+                explanation: self.summary().to_owned(),
+                harm_ns: lock.totals.total_ns + lock.still_waiting.at_least_ns,
+                certainty: if lock.still_waiting.waits > 0 {
+                    Certainty::LowerBound
+                } else {
+                    Certainty::Exact
+                },
+                count: lock.totals.waits + lock.still_waiting.waits,
+                longest_ns: lock.totals.max_ns,
+                call_site: lock.acquired_at.clone(),
+                lock: Some(lock.address.clone()),
+                holder: lock.pairs.iter().find_map(|pair| pair.holder.clone()),
+                tasks: Vec::new(),
+                anatomy: None,
+                long_polls: Vec::new(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,371 @@
+//! What could be observed, what not, and what was lost: counted, and said in sentences beside the numbers
+//! that it affects.
+
+use std::collections::BTreeSet;
+
+use holdup_probe_ebpf::wire;
+
+use super::stacks::{NamedStack, Stacks};
+use super::words::{count, duration, percent};
+use super::{Coverage, Lost, PollCoverage, StackCoverage};
+use crate::capture::Capture;
+use crate::correlate::PollAnatomy;
+use crate::event::{Exactness, Nanos};
+use crate::symbolize::SymbolTable;
+
+impl Coverage {
+    /// Of a capture with these long polls.
+    pub(super) fn new(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> Coverage {
+        let counter = |index| capture.counters.get(index);
+        let mut coverage = Coverage {
+            probes: capture.probes.clone(),
+            lost: Lost {
+                long_polls: counter(wire::COUNTER_LOST_LONG_POLLS),
+                long_poll_ns: Nanos(counter(wire::COUNTER_LOST_LONG_POLL_NS)),
+                samples: counter(wire::COUNTER_LOST_SAMPLES),
+                off_cpu: counter(wire::COUNTER_LOST_OFF_CPU),
+                lock_waits: counter(wire::COUNTER_LOST_LOCK_WAITS),
+                other: counter(wire::COUNTER_LOST_OTHER),
+            },
+            stacks: stack_coverage(capture, polls, stacks),
+            polls: poll_coverage(capture, polls),
+            lock_waits_not_aggregated: counter(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED),
+            lock_waits_too_deep: counter(wire::COUNTER_LOCKS_TOO_DEEP),
+            unlocks_not_stored: counter(wire::COUNTER_UNLOCKS_NOT_STORED),
+            threads_not_tracked: counter(wire::COUNTER_THREADS_NOT_TRACKED),
+            undecoded: capture.undecoded.clone(),
+            cut: capture.cut.clone(),
+            notes: Vec::new(),
+        };
+        coverage.notes = coverage.notes(polls.len());
+        coverage
+    }
+
+    /// One line: what was probed, how good the stacks are, and whether anything was lost.
+    pub fn sentence(&self) -> String {
+        let families: Vec<String> = self
+            .probes
+            .iter()
+            .map(|family| format!("{} {}/{}", family.name, family.attached, family.found))
+            .collect();
+        let probes = if families.is_empty() {
+            "probes unknown".to_owned()
+        } else {
+            format!("probes {}", families.join(", "))
+        };
+        let mut line = format!(
+            "coverage: {probes}; {} of {} stacks reach the thread's start",
+            self.stacks.reached_thread_start, self.stacks.distinct
+        );
+        let Lost {
+            long_polls,
+            long_poll_ns: _,
+            samples,
+            off_cpu,
+            lock_waits,
+            other,
+        } = self.lost;
+        let lost = long_polls + samples + off_cpu + lock_waits + other;
+        if lost == 0 {
+            line.push_str("; no event lost");
+        } else {
+            line.push_str(&format!("; {} lost", count(lost, "event")));
+        }
+        if self.cut.is_some() {
+            line.push_str("; the capture was cut off");
+        }
+        line
+    }
+
+    fn notes(&self, long_polls: usize) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(cut) = &self.cut {
+            notes.push(format!(
+                "The capture is cut off at byte {} ({}): what came later is missing; without its last part there \
+                 are no stacks, no names, no sums of lock waits and no counters.",
+                cut.offset, cut.why
+            ));
+        }
+        self.probe_notes(&mut notes);
+        self.poll_notes(&mut notes, long_polls);
+        self.lost_notes(&mut notes);
+        self.stack_notes(&mut notes);
+        for (why, times) in &self.undecoded {
+            notes.push(format!(
+                "{} skipped, because this version does not understand it: {why}.",
+                count(*times, "record")
+            ));
+        }
+        notes
+    }
+
+    fn probe_notes(&self, notes: &mut Vec<String>) {
+        for family in &self.probes {
+            for missing in &family.missing {
+                notes.push(format!(
+                    "Not seen ({}): {}: {}",
+                    family.name, missing.what, missing.why
+                ));
+            }
+        }
+        let is_off = |name: &str| {
+            self.probes
+                .iter()
+                .any(|family| family.name == name && family.attached == 0)
+        };
+        if is_off("scheduler") {
+            notes.push(
+                "The scheduler was not observed: what is called on-CPU includes time off the CPU."
+                    .to_owned(),
+            );
+        }
+        if is_off("cpu") {
+            notes.push("No CPU samples were taken: on-CPU time has no stacks.".to_owned());
+        }
+    }
+
+    fn poll_notes(&self, notes: &mut Vec<String>, long_polls: usize) {
+        let PollCoverage {
+            began_earlier,
+            end_unseen,
+            upper_bounds,
+            lower_bounds,
+            unwatched_at_end,
+            unclassified,
+            inconsistent,
+            too_deep,
+            return_sites_unwatched,
+        } = self.polls;
+        let mut note = |times: u64, what: &str, sentence: &str| {
+            if times > 0 {
+                notes.push(format!("{} {sentence}.", count(times, what)));
+            }
+        };
+        note(
+            lower_bounds,
+            "long poll",
+            "had not ended when the recording did: at least so long",
+        );
+        note(
+            upper_bounds,
+            "long poll",
+            "ended unseen, and were closed at their thread's next poll: at most so long",
+        );
+        note(
+            end_unseen,
+            "poll",
+            "ended unseen; of these only the ones above could be told to be long",
+        );
+        note(
+            began_earlier,
+            "long poll",
+            "began before the recording and are left out",
+        );
+        note(
+            unwatched_at_end,
+            "poll",
+            "may or may not have been under way at the end, and are left out",
+        );
+        note(
+            return_sites_unwatched,
+            "place",
+            "that polls return to could not be probed: polls that return there end unseen",
+        );
+        note(
+            unclassified,
+            "long poll",
+            "may not be a scheduler's: neither DWARF nor the return address told",
+        );
+        note(
+            inconsistent,
+            "long poll",
+            "had parts that did not fit the duration, and were cut to it",
+        );
+        note(too_deep, "poll", "were nested too deep to be followed");
+        if self.lost.long_polls > 0 {
+            notes.push(format!(
+                "{} of {} long polls did not fit into the ring buffer: {} of runtime-blocking time is missing \
+                 in all totals; record with a larger ring buffer.",
+                self.lost.long_polls,
+                self.lost.long_polls.saturating_add(long_polls as u64),
+                duration(self.lost.long_poll_ns)
+            ));
+        }
+    }
+
+    fn lost_notes(&self, notes: &mut Vec<String>) {
+        let mut note = |times: u64, what: &str, sentence: &str| {
+            if times > 0 {
+                notes.push(format!("{} {sentence}.", count(times, what)));
+            }
+        };
+        note(
+            self.lost.samples,
+            "CPU sample",
+            "lost: on-CPU time is shared out over fewer",
+        );
+        note(
+            self.lost.off_cpu,
+            "off-CPU interval",
+            "lost: that time has no stack",
+        );
+        note(
+            self.lost.lock_waits,
+            "lock wait",
+            "lost: that time has no stack (the sums for each lock are whole)",
+        );
+        note(
+            self.lost.other,
+            "other event",
+            "lost: threads may have no names",
+        );
+        note(
+            self.lock_waits_not_aggregated,
+            "lock wait",
+            "found no room in the kernel's map and are missing in the sums for each lock",
+        );
+        note(
+            self.lock_waits_too_deep,
+            "lock wait",
+            "nested too deep to be followed",
+        );
+        note(
+            self.unlocks_not_stored,
+            "unlock",
+            "found no room in the kernel's map: some holders are unknown",
+        );
+        note(
+            self.threads_not_tracked,
+            "thread",
+            "found no room in the kernel's map: nothing of theirs was seen",
+        );
+    }
+
+    fn stack_notes(&self, notes: &mut Vec<String>) {
+        let StackCoverage {
+            distinct,
+            reached_thread_start,
+            cut_at_limit,
+            taken: _,
+            unreadable,
+            not_stored,
+            blocking_with_stack_ns,
+            blocking_to_thread_start_ns,
+            addresses,
+            addresses_named,
+            addresses_with_line,
+        } = self.stacks;
+        notes.push(format!(
+            "{reached_thread_start} of {distinct} stacks reach the thread's start, {} of the runtime-blocking \
+             time that has a stack.",
+            percent(blocking_to_thread_start_ns, blocking_with_stack_ns)
+        ));
+        if reached_thread_start.saturating_mul(2) < distinct {
+            notes.push(
+                "Most stacks stop early: the binary has no frame pointers; build it with \
+                 RUSTFLAGS=\"-Cforce-frame-pointers=yes\" for whole ones."
+                    .to_owned(),
+            );
+        }
+        if cut_at_limit > 0 {
+            notes.push(format!(
+                "{} deeper than {} frames: the outer ones are missing.",
+                count(cut_at_limit, "stack"),
+                wire::STACK_FRAMES - 1
+            ));
+        }
+        if unreadable > 0 || not_stored > 0 {
+            notes.push(format!(
+                "{unreadable} times a stack could not be read, and {not_stored} times it found no room: that \
+                 time has no stack."
+            ));
+        }
+        if addresses_named < addresses {
+            notes.push(format!(
+                "{} of {addresses} addresses have no function's name: the binary or a library is stripped; \
+                 provide its debug file or build without `strip`.",
+                addresses - addresses_named
+            ));
+        }
+        if addresses_with_line.saturating_mul(2) < addresses_named {
+            notes.push(format!(
+                "Only {addresses_with_line} of {addresses_named} named addresses have a file and line: build \
+                 with `debug = 1` (line tables) to see lines and inlined functions."
+            ));
+        }
+    }
+}
+
+fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {
+    let reached = |stack: &NamedStack| stack.reached_thread_start();
+    let mut coverage = StackCoverage {
+        taken: capture.counters.get(wire::COUNTER_STACKS_TAKEN),
+        unreadable: capture.counters.get(wire::COUNTER_STACKS_UNREADABLE),
+        not_stored: capture.counters.get(wire::COUNTER_STACKS_NOT_STORED),
+        ..StackCoverage::default()
+    };
+    let mut reached_ids = BTreeSet::new();
+    for (id, stack) in stacks.iter() {
+        coverage.distinct += 1;
+        if reached(stack) {
+            reached_ids.insert(id);
+        }
+    }
+    coverage.reached_thread_start = reached_ids.len() as u64;
+    // A walk writes one frame less than a stack holds.
+    coverage.cut_at_limit = capture
+        .stacks
+        .iter()
+        .filter(|(id, frames)| frames.len() >= wire::STACK_FRAMES - 1 && !reached_ids.contains(id))
+        .count() as u64;
+    for share in polls.iter().flat_map(|anatomy| &anatomy.shares) {
+        if let Some(id) = share.stack
+            && stacks.get(share.stack).is_some()
+        {
+            coverage.blocking_with_stack_ns += share.time;
+            if reached_ids.contains(&id) {
+                coverage.blocking_to_thread_start_ns += share.time;
+            }
+        }
+    }
+    let addresses: BTreeSet<u64> = capture
+        .stacks
+        .values()
+        .flat_map(|stack| SymbolTable::lookup_addresses(stack))
+        .collect();
+    coverage.addresses = addresses.len() as u64;
+    for address in &addresses {
+        let frames = capture
+            .symbols
+            .frames
+            .get(address)
+            .map_or(&[][..], Vec::as_slice);
+        if frames.iter().any(|frame| frame.unresolved.is_none()) {
+            coverage.addresses_named += 1;
+        }
+        if frames.iter().any(|frame| frame.line.is_some()) {
+            coverage.addresses_with_line += 1;
+        }
+    }
+    coverage
+}
+
+fn poll_coverage(capture: &Capture, polls: &[PollAnatomy]) -> PollCoverage {
+    let those =
+        |fits: fn(&PollAnatomy) -> bool| polls.iter().filter(|poll| fits(poll)).count() as u64;
+    PollCoverage {
+        began_earlier: capture.counters.get(wire::COUNTER_LONG_POLLS_BEGAN_EARLIER),
+        end_unseen: capture.counters.get(wire::COUNTER_POLL_END_UNSEEN),
+        upper_bounds: those(|anatomy| anatomy.poll.exactness == Exactness::UpperBound),
+        lower_bounds: those(|anatomy| anatomy.poll.exactness == Exactness::LowerBound),
+        unwatched_at_end: capture.unwatched_at_end,
+        unclassified: those(|anatomy| anatomy.poll.unclassified),
+        inconsistent: those(|anatomy| anatomy.inconsistent),
+        too_deep: capture.counters.get(wire::COUNTER_POLLS_TOO_DEEP),
+        return_sites_unwatched: capture
+            .return_sites
+            .iter()
+            .filter(|site| site.attached.is_none())
+            .count() as u64,
+    }
+}

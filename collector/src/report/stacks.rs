@@ -1,0 +1,264 @@
+//! Stacks with names: ids of stacks go in, frames that a person can read come out, and whose line of code a
+//! stack blames.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::{CallSite, FlameFrame, FrameKind, NamedFrame, label};
+use crate::capture::Capture;
+use crate::classify::{Origin, Rules};
+use crate::event::{CodeAddr, StackId};
+use crate::symbolize::{Frame, SymbolTable};
+
+/// The function in which every poll of a task begins.
+const RAW_POLL: &str = "tokio::runtime::task::raw::poll";
+
+/// Functions that a thread begins with: what a stack ends in if its walk reached the thread's start. `main`
+/// and std's `thread_start` count: below them the C library often has no frame to be seen.
+const THREAD_STARTS: [&str; 11] = [
+    "_start",
+    "start_thread",
+    "clone",
+    "clone3",
+    "__clone",
+    "__clone3",
+    "__libc_start_main",
+    "__libc_start_main_impl",
+    "__libc_start_call_main",
+    "main",
+    "thread_start",
+];
+
+/// A stack with names.
+#[derive(Clone, Debug)]
+pub struct NamedStack {
+    /// Innermost first, inlined ones included.
+    pub frames: Vec<Rc<NamedFrame>>,
+    /// For each address of the stack, where the frames of its caller begin in `frames`.
+    ends: Vec<usize>,
+    /// The addresses, as the kernel took them.
+    addresses: Vec<u64>,
+}
+
+impl NamedStack {
+    /// The frames of the innermost poll in the stack: what is between the task and the code that ran.
+    ///
+    /// A poll's return address says exactly where it begins, and it is in the stack unless the walk was cut
+    /// short. Without a poll (a lock wait outside of one), the innermost `raw::poll` by name. Where neither
+    /// is found, all frames.
+    pub fn of_poll(&self, return_addr: Option<CodeAddr>) -> &[Rc<NamedFrame>] {
+        let is_raw_poll = |frame: &Rc<NamedFrame>| frame.label == RAW_POLL;
+        let called_from = return_addr.and_then(|CodeAddr(wanted)| {
+            let caller = self
+                .addresses
+                .iter()
+                .skip(1)
+                .position(|&address| address == wanted)?;
+            self.ends.get(caller).copied()
+        });
+        match called_from {
+            // `raw::poll` may have jumped to what it calls, and then has no frame of its own.
+            Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => &self.frames[..end - 1],
+            Some(end) => &self.frames[..end],
+            None => match self.frames.iter().position(is_raw_poll) {
+                Some(end) => &self.frames[..end],
+                None => &self.frames,
+            },
+        }
+    }
+
+    /// Whether the walk reached the thread's start.
+    pub fn reached_thread_start(&self) -> bool {
+        let start = self.ends.iter().rev().nth(1).copied().unwrap_or(0);
+        self.frames[start..].iter().any(|frame| {
+            let name = frame.label.as_str();
+            let name = name.split_once('@').map_or(name, |(name, _version)| name);
+            THREAD_STARTS.contains(&name)
+                || name.ends_with("::thread_start")
+                || name.starts_with("std::rt::lang_start")
+        })
+    }
+}
+
+/// The stacks of a capture.
+pub struct Stacks {
+    named: BTreeMap<StackId, NamedStack>,
+}
+
+impl Stacks {
+    /// Names and classes all of them; what several have in common is named once.
+    pub fn new(capture: &Capture, rules: &Rules) -> Stacks {
+        let mut by_address: BTreeMap<u64, Vec<Rc<NamedFrame>>> = BTreeMap::new();
+        let mut named = BTreeMap::new();
+        for (id, addresses) in &capture.stacks {
+            let mut frames = Vec::new();
+            let mut ends = Vec::with_capacity(addresses.len());
+            for address in SymbolTable::lookup_addresses(addresses) {
+                let of_address = by_address.entry(address).or_insert_with(|| {
+                    match capture.symbols.frames.get(&address) {
+                        Some(frames) if !frames.is_empty() => frames
+                            .iter()
+                            .map(|frame| Rc::new(named_frame(frame, rules)))
+                            .collect(),
+                        _ => vec![Rc::new(nameless(address))],
+                    }
+                });
+                frames.extend(of_address.iter().cloned());
+                ends.push(frames.len());
+            }
+            let stack = NamedStack {
+                frames,
+                ends,
+                addresses: addresses.clone(),
+            };
+            named.insert(*id, stack);
+        }
+        Stacks { named }
+    }
+
+    /// One of them; None if the capture does not have it.
+    pub fn get(&self, id: Option<StackId>) -> Option<&NamedStack> {
+        self.named
+            .get(&id?)
+            .filter(|stack| !stack.frames.is_empty())
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (StackId, &NamedStack)> {
+        self.named.iter().map(|(id, stack)| (*id, stack))
+    }
+
+    /// Those in `wanted`, for the report.
+    pub fn listed(&self, wanted: &BTreeSet<StackId>) -> BTreeMap<String, Vec<NamedFrame>> {
+        wanted
+            .iter()
+            .filter_map(|id| {
+                let stack = self.get(Some(*id))?;
+                let frames = stack.frames.iter().map(|frame| (**frame).clone());
+                Some((hex(id.0), frames.collect()))
+            })
+            .collect()
+    }
+}
+
+/// Addresses and ids in the report.
+pub fn hex(value: u64) -> String {
+    format!("{value:#x}")
+}
+
+fn named_frame(frame: &Frame, rules: &Rules) -> NamedFrame {
+    let class = rules.classify(frame);
+    NamedFrame {
+        label: label::function(&frame.function),
+        function: frame.function.clone(),
+        at: frame
+            .file
+            .as_deref()
+            .map(|file| label::place(file, frame.line)),
+        file: frame.file.clone(),
+        line: frame.line,
+        krate: class.krate,
+        origin: class.origin,
+        inlined: frame.inlined,
+    }
+}
+
+fn nameless(address: u64) -> NamedFrame {
+    NamedFrame {
+        label: hex(address),
+        function: hex(address),
+        at: None,
+        file: None,
+        line: None,
+        krate: None,
+        origin: Origin::Unknown,
+        inlined: false,
+    }
+}
+
+/// Whose line of code a stack blames: of the innermost frame that is crypto or the user's. Crypto is named
+/// together with the innermost frame of the user's that called it. A stack without either is blamed on the
+/// innermost library, then on the innermost frame of the runtime, then on the innermost of all.
+pub fn call_site(frames: &[Rc<NamedFrame>]) -> Option<CallSite> {
+    let is = |origin: Origin| move |frame: &&Rc<NamedFrame>| frame.origin == origin;
+    let site = |frame: &Rc<NamedFrame>, called_by: Option<&Rc<NamedFrame>>| CallSite {
+        frame: (**frame).clone(),
+        called_by: called_by.map(|frame| (**frame).clone()),
+    };
+    let innermost = frames
+        .iter()
+        .position(|frame| matches!(frame.origin, Origin::Crypto | Origin::User));
+    if let Some(at) = innermost {
+        let frame = &frames[at];
+        let called_by = match frame.origin {
+            Origin::Crypto => frames[at..].iter().find(is(Origin::User)),
+            _ => None,
+        };
+        return Some(site(frame, called_by));
+    }
+    let frame = frames
+        .iter()
+        .find(is(Origin::Library))
+        .or_else(|| frames.iter().find(is(Origin::Runtime)))
+        .or_else(|| frames.first())?;
+    Some(site(frame, None))
+}
+
+/// What the frame just inside a call site's is: the function that the user's line called.
+pub fn called_by_site<'a>(frames: &'a [Rc<NamedFrame>], site: &CallSite) -> Option<&'a NamedFrame> {
+    let at = frames.iter().position(|frame| **frame == site.frame)?;
+    frames[..at].last().map(|frame| &**frame)
+}
+
+/// What call sites are counted by: a function, not a line in it, so that a loop is one place. Crypto is one
+/// place for each crate and caller, because its samples fall into many small functions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteKey {
+    what: String,
+    called_by: Option<String>,
+}
+
+impl SiteKey {
+    /// Of a call site.
+    pub fn new(site: &CallSite) -> SiteKey {
+        let frame = &site.frame;
+        let what = match (&frame.origin, &frame.krate) {
+            (Origin::Crypto, Some(krate)) => krate.clone(),
+            _ => frame.label.clone(),
+        };
+        SiteKey {
+            what,
+            called_by: site.called_by.as_ref().map(|frame| frame.label.clone()),
+        }
+    }
+}
+
+impl CallSite {
+    /// The line that a person of the team that wrote the program looks at.
+    pub fn own_frame(&self) -> &NamedFrame {
+        self.called_by.as_ref().unwrap_or(&self.frame)
+    }
+}
+
+impl NamedFrame {
+    /// `app::f (src/f.rs:3)`.
+    pub fn with_place(&self) -> String {
+        match &self.at {
+            Some(at) => format!("{} ({at})", self.label),
+            None => self.label.clone(),
+        }
+    }
+
+    /// As a box of a flamegraph.
+    pub fn flame_frame(&self) -> FlameFrame {
+        FlameFrame {
+            label: self.with_place(),
+            origin: self.origin,
+            kind: if self.inlined {
+                FrameKind::Inlined
+            } else {
+                FrameKind::Code
+            },
+        }
+    }
+}
