@@ -23,28 +23,38 @@ impl Timestamp {
     }
 }
 
-/// A duration in nanoseconds.
+/// A duration in nanoseconds. Sums saturate: a capture file is untrusted input.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 pub struct Nanos(pub u64);
 
+impl Nanos {
+    /// Nothing.
+    pub const ZERO: Nanos = Nanos(0);
+
+    /// What is left of `self` after `other`; zero if nothing is.
+    pub fn saturating_sub(self, other: Nanos) -> Nanos {
+        Nanos(self.0.saturating_sub(other.0))
+    }
+}
+
 impl std::ops::Add for Nanos {
     type Output = Nanos;
     fn add(self, other: Nanos) -> Nanos {
-        Nanos(self.0 + other.0)
+        Nanos(self.0.saturating_add(other.0))
     }
 }
 
 impl std::ops::AddAssign for Nanos {
     fn add_assign(&mut self, other: Nanos) {
-        self.0 += other.0;
+        *self = *self + other;
     }
 }
 
 impl std::iter::Sum for Nanos {
     fn sum<I: Iterator<Item = Nanos>>(iter: I) -> Nanos {
-        Nanos(iter.map(|n| n.0).sum())
+        iter.fold(Nanos::ZERO, |sum, n| sum + n)
     }
 }
 
@@ -244,11 +254,6 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
-    /// The target ended.
-    ProcessExit {
-        /// When.
-        at: Timestamp,
-    },
 }
 
 /// Sum over all lock waits of one (lock, operation, outcome, waiter stack, holder stack).
@@ -270,6 +275,10 @@ pub struct LockWaitTotals {
     pub total: Nanos,
     /// The longest.
     pub max: Nanos,
+    /// Of these, the waits of at least `wire::LONG_WAIT_NS`: shorter ones are mostly spinning.
+    pub long_count: u64,
+    /// Their summed duration.
+    pub long_total: Nanos,
     /// Entry i counts waits of 2^i up to (excluding) 2^(i+1) ns; the last one is open.
     pub log2_histogram: Vec<u64>,
 }

@@ -5,6 +5,8 @@
 
 pub mod capture;
 pub mod classify;
+pub mod correlate;
+pub mod decode;
 pub mod event;
 pub mod probe;
 pub mod render;

@@ -3,10 +3,25 @@
 //! What enters is what the kernel side and the target's files said; what leaves is [`Capture`],
 //! from which the report is made, on this machine or another one, now or by a later version. A
 //! live recording goes through the same file, so that `record` and `report` can't differ.
+#![forbid(unsafe_code)]
+
+mod counters;
+mod error;
+mod read;
+mod section;
+#[cfg(test)]
+mod tests;
+mod write;
 
 use std::collections::BTreeMap;
 
+use holdup_probe_ebpf::wire;
 use serde::{Deserialize, Serialize};
+
+pub use counters::Counters;
+pub use error::{CaptureError, FormatError};
+pub use read::{parse, read};
+pub use write::Writer;
 
 use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, Pid, SiteClass, StackId, Timestamp};
 use crate::symbolize::SymbolTable;
@@ -22,20 +37,59 @@ pub struct Capture {
     pub poll_sites: Vec<PollSite>,
     /// Return addresses of polls that were found.
     pub return_sites: Vec<ReturnSite>,
-    /// In the order of the ring buffer: nearly, but not strictly, by time.
+    /// In the order of the ring buffer: nearly, but not strictly, by time. Behind them what was still
+    /// under way at the end, with the end as its own.
     pub events: Vec<Event>,
     /// Every lock wait, summed.
     pub lock_waits: Vec<LockWaitTotals>,
     /// Raw frames of each stack: instruction pointer, then return addresses.
     pub stacks: BTreeMap<StackId, Vec<u64>>,
-    /// Counters by name.
-    pub counters: BTreeMap<String, u64>,
+    /// What the kernel side counted.
+    pub counters: Counters,
     /// Names for the addresses in `stacks`.
     pub symbols: SymbolTable,
     /// What ended the recording.
     pub end: End,
     /// Records that could not be decoded, by reason.
     pub undecoded: BTreeMap<String, u64>,
+    /// Polls under way at the end of which nobody knows whether they had ended unseen: left out.
+    pub unwatched_at_end: u64,
+    /// Where and why the file's contents end early, if they do; `end.reason` is then `Truncated`.
+    pub cut: Option<Cut>,
+}
+
+/// Where a capture file's usable contents end, short of its end mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// What is there, in words.
+    pub why: String,
+}
+
+/// What is known only when a recording is over: the second half of the file.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    /// As it is in the end.
+    pub meta: Meta,
+    /// What could be probed.
+    pub probes: Vec<ProbeFamily>,
+    /// Probed poll instances with their totals.
+    pub poll_sites: Vec<PollSite>,
+    /// Return addresses of polls that were found.
+    pub return_sites: Vec<ReturnSite>,
+    /// The map of lock waits, verbatim.
+    pub lock_waits: Vec<(wire::LockWaitKey, wire::LockWaitTotals)>,
+    /// The map of stacks.
+    pub stacks: BTreeMap<u64, Vec<u64>>,
+    /// The counters, summed over CPUs.
+    pub counters: [u64; wire::COUNTERS as usize],
+    /// The records of threads, for what was still under way.
+    pub threads: Vec<wire::Thread>,
+    /// Names for the addresses in `stacks`.
+    pub symbols: SymbolTable,
+    /// What ended the recording.
+    pub end: End,
 }
 
 /// Who, where, when, how.

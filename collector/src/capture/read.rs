@@ -1,0 +1,379 @@
+//! Reads a capture file back. The file is untrusted: each length is checked against what is left of it
+//! before anything is allocated, and damage ends the reading where it is met instead of failing it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use holdup_probe_ebpf::wire;
+use serde::de::DeserializeOwned;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::{
+    Capture, CaptureError, Counters, Cut, End, EndReason, FormatError, Meta, PollSite, ProbeFamily,
+    ReturnSite, section,
+};
+use crate::decode;
+use crate::event::{CodeAddr, Event, LockWaitTotals, StackId, Timestamp};
+use crate::symbolize::SymbolTable;
+
+/// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
+/// place, with `EndReason::Truncated`.
+pub fn read(path: &Path) -> Result<Capture, CaptureError> {
+    let unreadable = |source| CaptureError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if !about.is_file() {
+        return Err(CaptureError::Format {
+            path: path.to_owned(),
+            source: FormatError::NotACapture,
+        });
+    }
+    parse(BufReader::new(file), about.len()).map_err(|error| match error {
+        FormatError::Io(source) => unreadable(source),
+        source => CaptureError::Format {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+/// Reads a capture of `length` bytes.
+pub fn parse(source: impl Read, length: u64) -> Result<Capture, FormatError> {
+    if length > section::MOST_FILE_BYTES {
+        return Err(FormatError::TooLarge {
+            bytes: length,
+            most: section::MOST_FILE_BYTES,
+        });
+    }
+    let mut sections = Sections::open(source, length)?;
+    let meta = first_meta(&mut sections)?;
+    let mut contents = Contents::new(meta);
+    let cut = loop {
+        let offset = sections.offset;
+        let damaged = match sections.next()? {
+            Next::Section(section::END, payload) => match json(&payload) {
+                Ok(end) => {
+                    contents.end = Some(end);
+                    break None;
+                }
+                Err(why) => why,
+            },
+            Next::Section(kind, payload) => match contents.add(kind, &payload) {
+                Ok(()) => continue,
+                Err(why) => why,
+            },
+            Next::Damaged(why) => why.to_owned(),
+        };
+        break Some(Cut {
+            offset,
+            why: damaged,
+        });
+    };
+    Ok(contents.into_capture(cut))
+}
+
+fn first_meta(sections: &mut Sections<impl Read>) -> Result<Meta, FormatError> {
+    let offset = sections.offset;
+    let unusable = |why: String| FormatError::Unusable { offset, why };
+    let meta: Meta = match sections.next()? {
+        Next::Section(section::META, payload) => json(&payload).map_err(unusable)?,
+        Next::Section(kind, _) => {
+            return Err(unusable(format!(
+                "section {kind} where the meta data belongs"
+            )));
+        }
+        Next::Damaged(why) => return Err(unusable(why.to_owned())),
+    };
+    check_version("wire version", meta.wire_version, wire::WIRE_VERSION)?;
+    Ok(meta)
+}
+
+fn check_version(what: &'static str, found: u32, known: u32) -> Result<(), FormatError> {
+    match found.cmp(&known) {
+        std::cmp::Ordering::Less => Err(FormatError::Older { what, found, known }),
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(FormatError::Newer { what, found, known }),
+    }
+}
+
+/// The sections of a file, one after the other.
+struct Sections<R> {
+    source: R,
+    offset: u64,
+    length: u64,
+}
+
+enum Next {
+    Section(u32, Vec<u8>),
+    Damaged(&'static str),
+}
+
+impl<R: Read> Sections<R> {
+    fn open(mut source: R, length: u64) -> Result<Sections<R>, FormatError> {
+        let mut header = [0; section::FILE_HEADER];
+        match source.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(FormatError::NotACapture);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let (magic, version) = header.split_at(section::MAGIC.len());
+        if magic != section::MAGIC {
+            return Err(FormatError::NotACapture);
+        }
+        check_version("file version", word(version, 0), section::VERSION)?;
+        Ok(Sections {
+            source,
+            offset: section::FILE_HEADER as u64,
+            length,
+        })
+    }
+
+    fn next(&mut self) -> Result<Next, FormatError> {
+        let left = self.length.saturating_sub(self.offset);
+        if left == 0 {
+            return Ok(Next::Damaged("the file ends before its end mark"));
+        }
+        let mut header = [0; section::SECTION_HEADER];
+        if !self.fill(&mut header)? {
+            return Ok(Next::Damaged("the file ends in a section's header"));
+        }
+        let (kind, length, checksum) = (word(&header, 0), word(&header, 4), word(&header, 8));
+        if length > section::MOST_SECTION_BYTES {
+            return Ok(Next::Damaged("a section longer than any holdup writes"));
+        }
+        if u64::from(length) > left {
+            return Ok(Next::Damaged("the file ends in the middle of a section"));
+        }
+        let mut payload = vec![0; length as usize];
+        if !self.fill(&mut payload)? {
+            return Ok(Next::Damaged("the file ends in the middle of a section"));
+        }
+        if section::checksum(kind, &payload) != checksum {
+            return Ok(Next::Damaged("a section whose checksum is wrong"));
+        }
+        Ok(Next::Section(kind, payload))
+    }
+
+    /// False when the file ends first: it can have been cut since its length was asked.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, FormatError> {
+        match self.source.read_exact(buffer) {
+            Ok(()) => {
+                self.offset += buffer.len() as u64;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The little-endian number at `at`, which the caller knows to be there.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(payload)
+        .map_err(|error| format!("a section that is not understood: {error}"))
+}
+
+/// What was read so far.
+struct Contents {
+    meta: Meta,
+    probes: Vec<ProbeFamily>,
+    poll_sites: Vec<PollSite>,
+    return_sites: Vec<ReturnSite>,
+    events: Vec<Event>,
+    lock_waits: Vec<LockWaitTotals>,
+    stacks: BTreeMap<StackId, Vec<u64>>,
+    counters: Counters,
+    threads: Vec<wire::Thread>,
+    symbols: SymbolTable,
+    end: Option<End>,
+    undecoded: BTreeMap<String, u64>,
+}
+
+impl Contents {
+    fn new(meta: Meta) -> Contents {
+        Contents {
+            meta,
+            probes: Vec::new(),
+            poll_sites: Vec::new(),
+            return_sites: Vec::new(),
+            events: Vec::new(),
+            lock_waits: Vec::new(),
+            stacks: BTreeMap::new(),
+            counters: Counters::default(),
+            threads: Vec::new(),
+            symbols: SymbolTable::default(),
+            end: None,
+            undecoded: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, kind: u32, payload: &[u8]) -> Result<(), String> {
+        match kind {
+            section::META => self.meta = json(payload)?,
+            section::RECORDS => self.records(payload)?,
+            section::PROBES => self.probes.extend(json::<Vec<_>>(payload)?),
+            section::POLL_SITES => self.poll_sites.extend(json::<Vec<_>>(payload)?),
+            section::RETURN_SITES => self.return_sites.extend(json::<Vec<_>>(payload)?),
+            section::LOCK_WAITS => self.lock_waits(payload)?,
+            section::STACKS => self.stacks(payload)?,
+            section::COUNTERS => {
+                self.counters = Counters::new(entries::<u64>(payload)?);
+            }
+            section::THREADS => self.threads.extend(entries::<wire::Thread>(payload)?),
+            section::SYMBOLS => {
+                let table: SymbolTable = json(payload)?;
+                self.symbols.frames.extend(table.frames);
+            }
+            _ => self.skip(format!("unknown section {kind}")),
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, why: String) {
+        *self.undecoded.entry(why).or_default() += 1;
+    }
+
+    fn records(&mut self, mut payload: &[u8]) -> Result<(), String> {
+        while !payload.is_empty() {
+            let (length, rest) = payload
+                .split_at_checked(4)
+                .ok_or("a record without a length")?;
+            let (record, rest) = rest
+                .split_at_checked(word(length, 0) as usize)
+                .ok_or("a record longer than its section")?;
+            match decode::event(record) {
+                Ok(event) => self.events.push(event),
+                Err(error) => self.skip(error.to_string()),
+            }
+            payload = rest;
+        }
+        Ok(())
+    }
+
+    fn lock_waits(&mut self, payload: &[u8]) -> Result<(), String> {
+        const KEY: usize = size_of::<wire::LockWaitKey>();
+        const ENTRY: usize = KEY + size_of::<wire::LockWaitTotals>();
+        for entry in whole_chunks(payload, ENTRY)? {
+            let (key, totals) = entry.split_at(KEY);
+            let (Ok(key), Ok(totals)) = (
+                wire::LockWaitKey::read_from_bytes(key),
+                wire::LockWaitTotals::read_from_bytes(totals),
+            ) else {
+                continue; // Both lengths are right by construction.
+            };
+            match decode::lock_wait_totals(&key, &totals) {
+                Ok(totals) => self.lock_waits.push(totals),
+                Err(error) => self.skip(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn stacks(&mut self, payload: &[u8]) -> Result<(), String> {
+        let words = entries::<u64>(payload)?;
+        let mut words = words.as_slice();
+        while let [key, frames, rest @ ..] = words {
+            let frames = usize::try_from(*frames).unwrap_or(usize::MAX);
+            let (addresses, rest) = rest
+                .split_at_checked(frames)
+                .ok_or("a stack longer than its section")?;
+            self.stacks.insert(StackId(*key), addresses.to_vec());
+            words = rest;
+        }
+        if words.is_empty() {
+            Ok(())
+        } else {
+            Err("a stack without a length".to_owned())
+        }
+    }
+
+    fn into_capture(mut self, cut: Option<Cut>) -> Capture {
+        let end = match self.end.take() {
+            Some(end) if cut.is_none() => end,
+            _ => End {
+                at: self.last_event(),
+                reason: EndReason::Truncated,
+            },
+        };
+        let unwatched_at_end = self.add_unfinished(end.at);
+        Capture {
+            meta: self.meta,
+            probes: self.probes,
+            poll_sites: self.poll_sites,
+            return_sites: self.return_sites,
+            events: self.events,
+            lock_waits: self.lock_waits,
+            stacks: self.stacks,
+            counters: self.counters,
+            symbols: self.symbols,
+            end,
+            undecoded: self.undecoded,
+            unwatched_at_end,
+            cut,
+        }
+    }
+
+    /// How far a file without an end mark is known to reach.
+    fn last_event(&self) -> Timestamp {
+        let ends = self.events.iter().filter_map(|event| match event {
+            Event::ThreadSeen { .. } => None,
+            Event::ReturnSite { at, .. } | Event::ProcessExec { at } => Some(*at),
+            Event::CpuSample(sample) => Some(sample.at),
+            Event::OffCpu(interval) => Some(interval.end),
+            Event::LongPoll(poll) => Some(poll.end),
+            Event::LockWait(wait) => Some(wait.end),
+        });
+        ends.fold(self.meta.start, Timestamp::max)
+    }
+
+    fn add_unfinished(&mut self, end: Timestamp) -> u64 {
+        let window = decode::Window {
+            start: self.meta.start,
+            end,
+            threshold: self.meta.threshold,
+        };
+        let watched: BTreeMap<CodeAddr, Timestamp> = self
+            .return_sites
+            .iter()
+            .filter_map(|site| Some((site.return_addr, site.attached?)))
+            .collect();
+        let mut unwatched = 0;
+        for thread in &self.threads {
+            let unfinished =
+                decode::unfinished(thread, window, |address| watched.get(&address).copied());
+            self.events.extend(unfinished.events);
+            unwatched += unfinished.unwatched;
+        }
+        unwatched
+    }
+}
+
+/// The entries of a list of plain data.
+fn entries<T: FromBytes + KnownLayout + Immutable>(payload: &[u8]) -> Result<Vec<T>, String> {
+    Ok(whole_chunks(payload, size_of::<T>())?
+        .filter_map(|entry| T::read_from_bytes(entry).ok())
+        .collect())
+}
+
+fn whole_chunks(payload: &[u8], size: usize) -> Result<std::slice::ChunksExact<'_, u8>, String> {
+    let chunks = payload.chunks_exact(size);
+    if chunks.remainder().is_empty() {
+        Ok(chunks)
+    } else {
+        Err(format!(
+            "a list of {size}-byte entries with {} bytes",
+            payload.len()
+        ))
+    }
+}

@@ -1,0 +1,342 @@
+use std::path::Path;
+
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use super::*;
+use crate::event::Tid;
+use crate::symbolize::Frame;
+
+fn meta() -> Meta {
+    Meta {
+        holdup_version: "0.1.0".to_owned(),
+        wire_version: wire::WIRE_VERSION,
+        pid: Pid(42),
+        process_name: "server".to_owned(),
+        executable: "/srv/server".to_owned(),
+        build_id: None,
+        host: "node-3".to_owned(),
+        kernel: "6.18.0".to_owned(),
+        architecture: "x86_64".to_owned(),
+        started_unix_ns: 1,
+        start: Timestamp(1_000),
+        threshold: Nanos(5_000),
+        sample_after: Nanos(1_250),
+        frequency_hz: 997,
+    }
+}
+
+fn sample(tid: u32) -> wire::CpuSample {
+    wire::CpuSample {
+        header: wire::EventHeader {
+            kind: wire::EVENT_CPU_SAMPLE,
+            tid,
+            at_ns: 3_000 + u64::from(tid),
+        },
+        poll_start_ns: 1_500,
+        stack: 9,
+    }
+}
+
+fn rest() -> Rest {
+    let mut totals = wire::LockWaitTotals::new_zeroed();
+    totals.count = 3;
+    totals.total_ns = 600;
+    let mut thread = wire::Thread::new_zeroed();
+    thread.tid = 5;
+    thread.poll_depth = 1;
+    thread.active_poll = 1;
+    thread.polls[0].start_ns = 2_000;
+    thread.polls[0].return_addr = 0x77;
+    let mut counters = [0; wire::COUNTERS as usize];
+    counters[wire::COUNTER_POLLS as usize] = 11;
+    let frame = Frame {
+        function: "app::work".to_owned(),
+        file: Some("src/main.rs".to_owned()),
+        line: Some(3),
+        module: "server".to_owned(),
+        inlined: false,
+        unresolved: None,
+    };
+    Rest {
+        meta: Meta {
+            build_id: Some("abcd".to_owned()),
+            ..meta()
+        },
+        probes: vec![ProbeFamily {
+            name: "mutex".to_owned(),
+            attached: 0,
+            found: 0,
+            missing: vec![MissingProbe {
+                what: "RawMutex::lock_slow".to_owned(),
+                why: "not in this binary".to_owned(),
+            }],
+        }],
+        poll_sites: vec![PollSite {
+            address: CodeAddr(0x100),
+            class: SiteClass::MultiThread,
+            future: None,
+            polls: 11,
+            total: Nanos(20_000),
+            max: Nanos(9_000),
+        }],
+        return_sites: vec![ReturnSite {
+            return_addr: CodeAddr(0x77),
+            function: None,
+            class: SiteClass::MultiThread,
+            attached: Some(Timestamp(900)),
+            why_not: None,
+        }],
+        lock_waits: vec![
+            (
+                wire::LockWaitKey {
+                    lock: 0xabc,
+                    waiter_stack: 9,
+                    holder_stack: 0,
+                    operation: wire::LOCK_MUTEX,
+                    outcome: wire::OUTCOME_ACQUIRED,
+                },
+                totals,
+            ),
+            (wire::LockWaitKey::new_zeroed(), totals),
+        ],
+        stacks: BTreeMap::from([(9, vec![0x101, 0x202]), (10, vec![])]),
+        counters,
+        threads: vec![thread],
+        symbols: SymbolTable {
+            frames: BTreeMap::from([(0x101, vec![frame])]),
+        },
+        end: End {
+            at: Timestamp(10_000),
+            reason: EndReason::Interrupted,
+        },
+    }
+}
+
+/// A whole file as the writer makes it: three samples, one record that nobody understands, and the rest.
+fn file() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let mut writer = Writer::create(&path, &meta()).expect("made");
+    for tid in 1..=3 {
+        writer.record(sample(tid).as_bytes()).expect("written");
+    }
+    writer.record(&[0xff; 20]).expect("written");
+    writer.finish(&rest()).expect("finished");
+    std::fs::read(&path).expect("read back")
+}
+
+fn parsed(bytes: &[u8]) -> Result<Capture, FormatError> {
+    parse(bytes, bytes.len() as u64)
+}
+
+/// Everything that was written is there again, and what was still under way is an event.
+#[test]
+fn a_capture_survives_the_way_through_a_file() {
+    let capture = parsed(&file()).expect("a capture");
+    assert_eq!(capture.meta, rest().meta);
+    assert_eq!(capture.probes, rest().probes);
+    assert_eq!(capture.poll_sites, rest().poll_sites);
+    assert_eq!(capture.return_sites, rest().return_sites);
+    assert_eq!(capture.symbols, rest().symbols);
+    assert_eq!(capture.end, rest().end);
+    assert_eq!(capture.cut, None);
+    assert_eq!(capture.counters.get(wire::COUNTER_POLLS), 11);
+    assert_eq!(capture.stacks[&StackId(9)], [0x101, 0x202]);
+    assert_eq!(capture.stacks[&StackId(10)], [0; 0]);
+    assert_eq!(capture.lock_waits.len(), 1);
+    assert_eq!(capture.lock_waits[0].total, Nanos(600));
+    assert_eq!(
+        capture.undecoded,
+        BTreeMap::from([
+            ("unknown kind 4294967295".to_owned(), 1),
+            ("unknown lock operation 0".to_owned(), 1),
+        ])
+    );
+    let [
+        Event::CpuSample(first),
+        Event::CpuSample(_),
+        Event::CpuSample(_),
+        Event::LongPoll(poll),
+    ] = capture.events.as_slice()
+    else {
+        panic!("{:?}", capture.events);
+    };
+    assert_eq!(first.tid, Tid(1));
+    assert_eq!(poll.end, Timestamp(10_000));
+}
+
+/// Cut anywhere, a file gives what stood before the cut and says that it was cut; before the meta data
+/// is whole there is nothing to give.
+#[test]
+fn cut_at_every_byte() {
+    let file = file();
+    let mut events_before = 0;
+    let mut usable = 0;
+    for length in 0..file.len() {
+        match parsed(&file[..length]) {
+            Ok(capture) => {
+                usable += 1;
+                assert_eq!(capture.end.reason, EndReason::Truncated);
+                assert!(capture.cut.is_some());
+                assert!(
+                    capture.events.len() >= events_before,
+                    "cut at {length}: {} events",
+                    capture.events.len()
+                );
+                events_before = capture.events.len();
+            }
+            Err(FormatError::NotACapture) => assert!(length < section::FILE_HEADER),
+            Err(FormatError::Unusable { .. }) => assert_eq!(usable, 0),
+            Err(other) => panic!("cut at {length}: {other}"),
+        }
+    }
+    assert!(usable > file.len() / 2);
+    // The poll under way at the end is none when nobody knows when the end was.
+    assert_eq!(events_before, 3);
+    // The file can also shrink between the question for its length and the reading.
+    assert!(parse(&file[..file.len() / 2], file.len() as u64).is_ok());
+}
+
+/// A flipped byte is met by the checksum: never a panic, never a whole capture with wrong contents.
+#[test]
+fn flipped_at_every_byte() {
+    let file = file();
+    for at in 0..file.len() {
+        let mut damaged = file.clone();
+        damaged[at] ^= 0xff;
+        match parsed(&damaged) {
+            Ok(capture) => assert_eq!(capture.end.reason, EndReason::Truncated, "byte {at}"),
+            Err(
+                FormatError::NotACapture | FormatError::Newer { .. } | FormatError::Unusable { .. },
+            ) => {}
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+    }
+}
+
+/// Sections whose checksum is right, but whose contents lie about lengths.
+#[test]
+fn contents_that_lie() {
+    let start = {
+        let file = file();
+        let meta = section::FILE_HEADER + 4;
+        let length = u32::from_le_bytes(file[meta..meta + 4].try_into().expect("four bytes"));
+        file[..section::FILE_HEADER + section::SECTION_HEADER + length as usize].to_vec()
+    };
+    let with = |kind: u32, payload: &[u8]| {
+        let mut bytes = start.clone();
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend((payload.len() as u32).to_le_bytes());
+        bytes.extend(section::checksum(kind, payload).to_le_bytes());
+        bytes.extend(payload);
+        parsed(&bytes).expect("the meta data is whole")
+    };
+    let huge = u64::MAX.to_le_bytes();
+    for (kind, payload) in [
+        (section::RECORDS, &huge[..]),
+        (section::RECORDS, &[1, 0, 0]),
+        (section::STACKS, &[huge, huge].concat()),
+        (section::STACKS, &huge[..]),
+        (section::STACKS, &[0; 7]),
+        (section::LOCK_WAITS, &[0; 33]),
+        (section::THREADS, &[0; 1]),
+        (section::COUNTERS, &[0; 9]),
+        (section::SYMBOLS, b"{\"frames\": 3}"),
+        (section::END, b"[[[["),
+        (section::META, b""),
+    ] {
+        let capture = with(kind, payload);
+        let cut = capture.cut.expect("damage is noticed");
+        assert_eq!(
+            cut.offset,
+            start.len() as u64,
+            "section {kind}: {}",
+            cut.why
+        );
+    }
+    let capture = with(77, b"from the future");
+    assert_eq!(
+        capture.undecoded,
+        BTreeMap::from([("unknown section 77".to_owned(), 1)])
+    );
+}
+
+/// Other files, and captures of other versions, are told apart.
+#[test]
+fn files_that_are_not_for_this_version() {
+    assert!(matches!(parsed(b""), Err(FormatError::NotACapture)));
+    assert!(matches!(
+        parsed(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0"),
+        Err(FormatError::NotACapture)
+    ));
+    let mut newer = file();
+    newer[section::MAGIC.len()] = 2;
+    assert!(matches!(
+        parsed(&newer),
+        Err(FormatError::Newer {
+            what: "file version",
+            found: 2,
+            known: 1
+        })
+    ));
+    assert!(matches!(
+        parse(&file()[..], section::MOST_FILE_BYTES + 1),
+        Err(FormatError::TooLarge { .. })
+    ));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let future = Meta {
+        wire_version: wire::WIRE_VERSION + 1,
+        ..meta()
+    };
+    drop(Writer::create(&path, &future).expect("made"));
+    let error = read(&path).expect_err("a newer wire version");
+    assert!(matches!(
+        error,
+        CaptureError::Format {
+            source: FormatError::Newer {
+                what: "wire version",
+                ..
+            },
+            ..
+        }
+    ));
+    assert!(matches!(
+        read(folder.path()),
+        Err(CaptureError::Format {
+            source: FormatError::NotACapture,
+            ..
+        })
+    ));
+    assert!(matches!(
+        read(&folder.path().join("nothing")),
+        Err(CaptureError::Read { .. })
+    ));
+}
+
+/// A recorder that is dropped in the middle leaves the records that it had.
+#[test]
+fn a_recording_that_was_given_up() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let mut writer = Writer::create(&path, &meta()).expect("made");
+    writer.record(sample(1).as_bytes()).expect("written");
+    drop(writer);
+    let capture = read(&path).expect("a capture");
+    assert_eq!(capture.events.len(), 1);
+    assert_eq!(capture.end.reason, EndReason::Truncated);
+    assert_eq!(capture.end.at, Timestamp(3_001));
+    assert_eq!(
+        capture.cut.map(|cut| cut.why).as_deref(),
+        Some("the file ends before its end mark")
+    );
+}
+
+/// A folder that can't be written to is an error that names it.
+#[test]
+fn a_file_that_can_not_be_made() {
+    let error = Writer::create(Path::new("/nowhere/at/all"), &meta())
+        .err()
+        .expect("no such folder");
+    assert!(error.to_string().contains("/nowhere/at/all"));
+}

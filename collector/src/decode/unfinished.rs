@@ -1,0 +1,182 @@
+//! What was still under way when the recording ended: the kernel side's record of a thread in, the events
+//! out that the thread would have caused if everything had ended with the recording.
+//!
+//! ```text
+//!   poll      |------------------------------------- - -
+//!   off-CPU                    |-------------------- - -
+//!   lock wait                  |-------------------- - -     (one of the two)
+//!                                            end ^       ^ the record is read
+//! ```
+//!
+//! They come in the order in which the kernel side writes them: parts of a poll before the poll.
+
+use holdup_probe_ebpf::wire;
+
+use super::{operation, stack};
+use crate::event::{
+    CodeAddr, Event, Exactness, LockAddr, LockOperation, LockOutcome, LockWait, LongPoll, Nanos,
+    OffCpu, SiteId, TaskAddr, Tid, Timestamp,
+};
+
+/// The recording's bounds, and what is long in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// What began earlier is left out.
+    pub start: Timestamp,
+    /// What began later is left out, what ended later is cut here.
+    pub end: Timestamp,
+    /// Polls and lock waits shorter than this are left out.
+    pub threshold: Nanos,
+}
+
+impl Window {
+    fn includes(&self, start_ns: u64) -> bool {
+        (self.start.0..=self.end.0).contains(&start_ns)
+    }
+}
+
+/// What one thread was at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// As if everything had ended with the recording.
+    pub events: Vec<Event>,
+    /// Polls without a probe at their return address: they may have ended long ago, unseen.
+    pub unwatched: u64,
+}
+
+/// `watched_since` tells when a probe stood at a return address of polls.
+pub fn unfinished(
+    thread: &wire::Thread,
+    window: Window,
+    watched_since: impl Fn(CodeAddr) -> Option<Timestamp>,
+) -> Unfinished {
+    let mut result = Unfinished::default();
+    let tid = Tid(thread.tid);
+    let polls = &thread.polls[..thread.polls.len().min(thread.poll_depth as usize)];
+    let active = polls
+        .get((thread.active_poll as usize).wrapping_sub(1))
+        .filter(|poll| window.includes(poll.start_ns));
+    let wait = lock_wait(thread, window);
+    let interval = off_cpu(thread, window);
+
+    let mut wait_is_part = false;
+    for (n, poll) in polls.iter().enumerate() {
+        let is_active = thread.active_poll as usize == n + 1;
+        let handed_off = poll.handed_off_ns != 0;
+        if !(is_active || handed_off) || !window.includes(poll.start_ns) {
+            continue;
+        }
+        let ends_at_handoff = handed_off && poll.handed_off_ns <= window.end.0;
+        let end = if ends_at_handoff {
+            Timestamp(poll.handed_off_ns)
+        } else {
+            window.end
+        };
+        let start = Timestamp(poll.start_ns);
+        if end.since(start) < window.threshold {
+            continue;
+        }
+        if watched_since(CodeAddr(poll.return_addr)).is_none_or(|since| since > start) {
+            result.unwatched += 1;
+            continue;
+        }
+        let mut long = LongPoll {
+            tid,
+            start,
+            end,
+            task: TaskAddr(poll.task),
+            site: SiteId(poll.site),
+            return_addr: CodeAddr(poll.return_addr),
+            exactness: if ends_at_handoff {
+                Exactness::Exact
+            } else {
+                Exactness::LowerBound
+            },
+            handed_off: ends_at_handoff,
+            unclassified: poll.class == wire::CLASS_UNKNOWN,
+            run_queue: Nanos(poll.run_queue_ns),
+            sleep: Nanos(poll.sleep_ns),
+            lock_wait: Nanos(poll.lock_wait_ns),
+        };
+        if is_active {
+            if let Some(interval) = interval.filter(|interval| interval.start >= start) {
+                long.run_queue += interval.runnable;
+                long.sleep += interval
+                    .end
+                    .since(interval.start)
+                    .saturating_sub(interval.runnable);
+                result.events.push(Event::OffCpu(OffCpu {
+                    poll_start: start,
+                    ..interval
+                }));
+            }
+            if let Some(wait) = wait.filter(|wait| wait.start >= start) {
+                long.lock_wait += wait.end.since(wait.start);
+                wait_is_part = true;
+                result.events.push(Event::LockWait(LockWait {
+                    poll_start: Some(start),
+                    ..wait
+                }));
+            }
+        }
+        result.events.push(Event::LongPoll(long));
+    }
+    if let Some(wait) = wait
+        && !wait_is_part
+        && wait.end.since(wait.start) >= window.threshold
+    {
+        result.events.push(Event::LockWait(LockWait {
+            poll_start: active
+                .map(|poll| Timestamp(poll.start_ns))
+                .filter(|start| *start <= wait.start),
+            ..wait
+        }));
+    }
+    result
+}
+
+/// The lock wait under way: the outermost slow path that is one. What is inside it is part of it.
+fn lock_wait(thread: &wire::Thread, window: Window) -> Option<LockWait> {
+    let locks = &thread.locks[..thread.locks.len().min(thread.lock_depth as usize)];
+    locks.iter().find_map(|lock| {
+        let wanted = operation(lock.operation).ok()?;
+        (wanted != LockOperation::Condvar
+            && lock.inside_another == 0
+            && window.includes(lock.start_ns))
+        .then_some(LockWait {
+            tid: Tid(thread.tid),
+            start: Timestamp(lock.start_ns),
+            end: window.end,
+            lock: LockAddr(lock.lock),
+            operation: wanted,
+            outcome: LockOutcome::StillWaiting,
+            poll_start: None,
+            waiter_stack: stack(lock.waiter_stack),
+            holder_stack: None,
+            holder: None,
+        })
+    })
+}
+
+/// The off-CPU interval under way; its poll is filled in by the caller.
+fn off_cpu(thread: &wire::Thread, window: Window) -> Option<OffCpu> {
+    let start = thread.off_cpu_start_ns;
+    if start == 0 || !window.includes(start) {
+        return None;
+    }
+    let runnable_since = if thread.off_cpu_runnable != 0 {
+        start
+    } else if thread.woken_ns >= start {
+        thread.woken_ns
+    } else {
+        u64::MAX
+    };
+    Some(OffCpu {
+        tid: Tid(thread.tid),
+        poll_start: Timestamp(0),
+        start: Timestamp(start),
+        end: window.end,
+        runnable: window.end.since(Timestamp(runnable_since)),
+        stack: stack(thread.off_cpu_stack),
+    })
+}

@@ -1,0 +1,524 @@
+//! The report: what `report.json` holds and what every renderer draws from. Plain data, all of it computed.
+//!
+//! Conventions of the schema: `_ns` is nanoseconds; addresses and stack ids are strings (`"0x7f…"`), because
+//! 64 bits don't fit into JSON's numbers everywhere; a list that others refer to by index keeps its order.
+//! `schema_version` is raised when a field changes its meaning or goes away, not when one is added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Flame;
+use crate::capture::{Cut, EndReason, ProbeFamily};
+use crate::classify::Origin;
+use crate::event::{LockOperation, Nanos, SiteClass};
+
+/// Version of the schema of `report.json`.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that holdup has to say about one capture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// What was recorded.
+    pub capture: CaptureInfo,
+    /// The totals.
+    pub summary: Summary,
+    /// What a person should know, most harm first.
+    pub findings: Vec<Finding>,
+    /// Where the time of long polls went, most first. They add up to `summary.blocking_ns`.
+    pub call_sites: Vec<CallSiteTotals>,
+    /// Every long poll, in the order of their starts.
+    pub long_polls: Vec<LongPollEntry>,
+    /// Every lock that somebody waited for, most waited for first.
+    pub locks: Vec<LockEntry>,
+    /// Condvars: waiting there is idling or signalling, never contention.
+    pub condvars: Vec<CondvarEntry>,
+    /// The probed instances of `tokio::runtime::task::raw::poll` that were seen to poll.
+    pub poll_sites: Vec<PollSiteEntry>,
+    /// The stacks that the entries above name, innermost frame first, with whole names.
+    pub stacks: BTreeMap<String, Vec<NamedFrame>>,
+    /// What could be observed and what not.
+    pub coverage: Coverage,
+    /// What the kernel side counted.
+    pub counters: BTreeMap<String, u64>,
+    /// Runtime-blocking time by stack: drawn, not part of the JSON, which has the same times in
+    /// `long_polls` and `stacks`.
+    #[serde(skip)]
+    pub blocking: Flame,
+    /// Lock wait by lock, operation and stack: drawn, not part of the JSON.
+    #[serde(skip)]
+    pub lock_wait: Flame,
+}
+
+/// What was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureInfo {
+    /// Version of holdup that recorded.
+    pub holdup_version: String,
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub process_name: String,
+    /// Its executable.
+    pub executable: String,
+    /// GNU build-id of the executable, hex.
+    pub build_id: Option<String>,
+    /// Host name.
+    pub host: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Machine architecture.
+    pub architecture: String,
+    /// Wall clock at the start: nanoseconds since the Unix epoch.
+    pub started_unix_ns: u64,
+    /// The same moment on `CLOCK_MONOTONIC`; all `start_ns` count from here.
+    pub started_monotonic_ns: u64,
+    /// How long.
+    pub duration_ns: Nanos,
+    /// What ended it.
+    pub end: EndReason,
+    /// A poll of at least this long is a long poll.
+    pub threshold_ns: Nanos,
+    /// Samples and intervals are kept once a poll is this old.
+    pub sample_after_ns: Nanos,
+    /// CPU samples for each second and CPU.
+    pub frequency_hz: u32,
+}
+
+/// How good a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Certainty {
+    /// Measured from end to end.
+    Exact,
+    /// It is at least this: something in it was still under way when the recording ended.
+    LowerBound,
+    /// It is at most this: the end of something in it was not seen.
+    UpperBound,
+    /// Either way: lower and upper bounds are mixed in it.
+    Estimate,
+}
+
+/// The totals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Scheduler polls that ended, long or not.
+    pub polls: u64,
+    /// Long polls in this report.
+    pub long_polls: u64,
+    /// Runtime-blocking time: their summed duration.
+    pub blocking_ns: Nanos,
+    /// How good that is.
+    pub blocking_certainty: Certainty,
+    /// The longest.
+    pub longest_ns: Nanos,
+    /// What they were made of.
+    pub anatomy: Anatomy,
+    /// Total of the flamegraph of runtime-blocking time, summed over its stacks.
+    pub blocking_flame_ns: Nanos,
+    /// Lock waits that ended.
+    pub lock_waits: u64,
+    /// Their summed duration.
+    pub lock_wait_ns: Nanos,
+    /// Total of the flamegraph of lock wait, summed over its stacks. It is more than `lock_wait_ns` by the
+    /// waits that were still under way at the end.
+    pub lock_wait_flame_ns: Nanos,
+}
+
+/// What a long poll was made of. The four add up to its duration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anatomy {
+    /// Running.
+    pub on_cpu_ns: Nanos,
+    /// In locks' slow paths.
+    pub lock_wait_ns: Nanos,
+    /// Runnable, not running.
+    pub run_queue_ns: Nanos,
+    /// Off-CPU otherwise: sleep, I/O, page fault.
+    pub sleep_ns: Nanos,
+}
+
+/// One of the four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Running.
+    OnCpu,
+    /// In a lock's slow path.
+    LockWait,
+    /// Runnable, not running.
+    RunQueue,
+    /// Off-CPU otherwise.
+    Sleep,
+}
+
+/// What is known of where a stretch of time was spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// There is a stack.
+    Stack,
+    /// It was seen, but its stack could not be read, stored or found.
+    NoStack,
+    /// It is known from totals only: before the sampling age, lost, or no sample hit it.
+    NoEvent,
+}
+
+/// A named frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedFrame {
+    /// For people: shortened, without file and line.
+    pub label: String,
+    /// Whole, demangled.
+    pub function: String,
+    /// For people: `src/handshake.rs:41`, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Source file, whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The crate, if it is known.
+    #[serde(default, rename = "crate", skip_serializing_if = "Option::is_none")]
+    pub krate: Option<String>,
+    /// Whose code it is.
+    pub origin: Origin,
+    /// The compiler inlined it into the frame that follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inlined: bool,
+}
+
+/// Whose line of code is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallSite {
+    /// For crypto the innermost crypto frame, else the innermost frame of the user's code. Where a stack has
+    /// neither, the innermost library's, else the innermost of all.
+    pub frame: NamedFrame,
+    /// The innermost frame of the user's code, where `frame` isn't it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called_by: Option<NamedFrame>,
+}
+
+/// Time of long polls at one call site and of one activity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallSiteTotals {
+    /// Where; None for the time that no stack names.
+    pub call_site: Option<CallSite>,
+    /// Doing what.
+    pub activity: Activity,
+    /// How long. On-CPU time is exact for a poll and shared out over its samples.
+    pub time_ns: Nanos,
+    /// Samples behind it, where it is on-CPU time.
+    pub samples: u64,
+    /// In how many long polls.
+    pub polls: u64,
+}
+
+/// One long poll.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LongPollEntry {
+    /// When it began, from the recording's start.
+    pub start_ns: Nanos,
+    /// How long it blocked its runtime.
+    pub duration_ns: Nanos,
+    /// How good that is.
+    pub certainty: Certainty,
+    /// Kernel thread id.
+    pub tid: u32,
+    /// The thread's name.
+    pub thread: Option<String>,
+    /// Address of the task's header.
+    pub task: String,
+    /// For people: the task's future, shortened.
+    pub task_name: String,
+    /// The future's type, whole; None without DWARF.
+    pub future: Option<String>,
+    /// Its poll instance: an id in `poll_sites`.
+    pub poll_site: u32,
+    /// It ended for its runtime when `block_in_place` handed the worker's core off.
+    pub handed_off: bool,
+    /// Neither DWARF nor the return address told whether it is a scheduler poll.
+    pub unclassified: bool,
+    /// What it was made of.
+    pub anatomy: Anatomy,
+    /// Its parts did not fit its duration and were cut to it.
+    pub inconsistent: bool,
+    /// Its time by stack; adds up to `duration_ns`.
+    pub shares: Vec<ShareEntry>,
+}
+
+/// A stretch of a long poll, or several with the same stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareEntry {
+    /// Doing what.
+    pub activity: Activity,
+    /// What is known of where.
+    pub evidence: Evidence,
+    /// The stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
+    /// The lock that was waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
+    /// How long.
+    pub time_ns: Nanos,
+    /// CPU samples, off-CPU intervals or lock waits behind it.
+    pub events: u64,
+}
+
+/// What sort of lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockKind {
+    /// parking_lot `Mutex`.
+    Mutex,
+    /// parking_lot `RwLock`.
+    RwLock,
+}
+
+/// Lock waits, summed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitTotals {
+    /// Waits that ended.
+    pub waits: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
+    /// The longest.
+    pub max_ns: Nanos,
+    /// Of these, the waits of 100 µs and more: shorter ones are mostly spinning.
+    pub long_waits: u64,
+    /// Their summed duration.
+    pub long_total_ns: Nanos,
+    /// Of `waits`, those that ended at their deadline, without the lock.
+    pub timed_out: u64,
+}
+
+/// One lock that somebody waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockEntry {
+    /// Address of the raw lock. Memory is used again, so that over a long recording two locks can have
+    /// had the same.
+    pub address: String,
+    /// What it is.
+    pub kind: LockKind,
+    /// For people: what it is and where most of the wait for it is.
+    pub name: String,
+    /// Where most of the wait for it is.
+    pub acquired_at: Option<CallSite>,
+    /// From how many call sites it was waited for.
+    pub acquired_from: u64,
+    /// All operations together.
+    #[serde(flatten)]
+    pub totals: WaitTotals,
+    /// Entry i counts waits of 2^i up to (excluding) 2^(i+1) ns; empty ones at the end are left out.
+    pub log2_histogram: Vec<u64>,
+    /// Each operation for itself.
+    pub operations: BTreeMap<LockOperation, WaitTotals>,
+    /// Waits that had not ended when the recording did.
+    pub still_waiting: StillWaiting,
+    /// Who waited for whom, most first.
+    pub pairs: Vec<LockPair>,
+}
+
+/// Waits under way at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillWaiting {
+    /// How many.
+    pub waits: u64,
+    /// How long so far, in total.
+    pub at_least_ns: Nanos,
+}
+
+/// Waits at one place for a holder at one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockPair {
+    /// What was wanted.
+    pub operation: LockOperation,
+    /// Where it was waited.
+    pub waiter: Option<CallSite>,
+    /// Where the holder released it; None when no slow unlock was seen during the wait.
+    pub holder: Option<CallSite>,
+    /// The waits that ended.
+    #[serde(flatten)]
+    pub totals: WaitTotals,
+    /// The stack with most of the wait.
+    pub waiter_stack: Option<String>,
+    /// The holder's stack with most of the wait.
+    pub holder_stack: Option<String>,
+}
+
+/// A condvar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CondvarEntry {
+    /// Its address.
+    pub address: String,
+    /// The waits that ended.
+    #[serde(flatten)]
+    pub totals: WaitTotals,
+}
+
+/// What one poll instance did in all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollSiteEntry {
+    /// What `LongPollEntry::poll_site` refers to.
+    pub id: u32,
+    /// Entry address.
+    pub address: String,
+    /// What it runs.
+    pub class: SiteClass,
+    /// For people: its future, shortened.
+    pub task_name: String,
+    /// The future's type, whole; None without DWARF.
+    pub future: Option<String>,
+    /// Polls seen to end.
+    pub polls: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
+    /// The longest.
+    pub max_ns: Nanos,
+    /// Long polls in this report.
+    pub long_polls: u64,
+    /// Their summed duration.
+    pub blocking_ns: Nanos,
+}
+
+/// One thing that a person can act on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which check found it, e.g. `crypto_on_worker`.
+    pub check: String,
+    /// What happened, where, how much, and what to do.
+    pub sentence: String,
+    /// What the check looks for and why that is bad.
+    pub explanation: String,
+    /// What it is ranked by: time that it held up runtimes or threads.
+    pub harm_ns: Nanos,
+    /// How good that is.
+    pub certainty: Certainty,
+    /// Long polls or lock waits behind it.
+    pub count: u64,
+    /// The longest of them.
+    pub longest_ns: Nanos,
+    /// Whose line.
+    pub call_site: Option<CallSite>,
+    /// Which lock: an address in `locks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
+    /// Where the lock's holder released it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<CallSite>,
+    /// Whose polls, most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskShare>,
+    /// What those polls were made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anatomy: Option<Anatomy>,
+    /// Those polls: indices in `long_polls`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub long_polls: Vec<usize>,
+}
+
+/// A task's part in a finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskShare {
+    /// Its future, shortened.
+    pub task_name: String,
+    /// How many polls.
+    pub polls: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
+}
+
+/// What could be observed in this binary on this kernel, what could not, and what was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Probe family by probe family.
+    pub probes: Vec<ProbeFamily>,
+    /// Events that did not fit into the ring buffer.
+    pub lost: Lost,
+    /// Stacks.
+    pub stacks: StackCoverage,
+    /// Polls.
+    pub polls: PollCoverage,
+    /// Lock waits that found no room in the kernel side's map: missing in `locks`.
+    pub lock_waits_not_aggregated: u64,
+    /// Threads that found no room in the kernel side's map: nothing of theirs is seen.
+    pub threads_not_tracked: u64,
+    /// Records that this version does not understand, by reason.
+    pub undecoded: BTreeMap<String, u64>,
+    /// Where the capture was cut off, if it was.
+    pub cut: Option<Cut>,
+    /// All of the above that limits what the numbers mean, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Events that did not fit into the ring buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Long polls: missing in this report.
+    pub long_polls: u64,
+    /// Their summed duration.
+    pub long_poll_ns: Nanos,
+    /// CPU samples: their polls' on-CPU time is shared out over fewer.
+    pub samples: u64,
+    /// Off-CPU intervals: their time has no stack.
+    pub off_cpu: u64,
+    /// Lock waits of long polls: their time has no stack.
+    pub lock_waits: u64,
+    /// Others: thread names, return sites.
+    pub other: u64,
+}
+
+/// How good the stacks are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackCoverage {
+    /// Different stacks in the capture.
+    pub distinct: u64,
+    /// Of these, how many reached the thread's start.
+    pub reached_thread_start: u64,
+    /// How many are as long as a stack can be, and were cut there.
+    pub cut_at_limit: u64,
+    /// Times that a stack was taken.
+    pub taken: u64,
+    /// Times that one could not be read.
+    pub unreadable: u64,
+    /// Times that one found no room.
+    pub not_stored: u64,
+    /// Runtime-blocking time with a stack.
+    pub blocking_with_stack_ns: Nanos,
+    /// Runtime-blocking time whose stack reached the thread's start.
+    pub blocking_to_thread_start_ns: Nanos,
+    /// Different addresses in the stacks.
+    pub addresses: u64,
+    /// Of these, how many have a function's name.
+    pub addresses_named: u64,
+    /// How many have a file and line.
+    pub addresses_with_line: u64,
+}
+
+/// How good the polls are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollCoverage {
+    /// Long polls that began before the recording: left out.
+    pub began_earlier: u64,
+    /// Polls whose end was not seen.
+    pub end_unseen: u64,
+    /// Long polls here that are upper bounds.
+    pub upper_bounds: u64,
+    /// Long polls here that are lower bounds.
+    pub lower_bounds: u64,
+    /// Polls under way at the end of which nobody knows whether they had ended: left out.
+    pub unwatched_at_end: u64,
+    /// Long polls here that may not be scheduler polls.
+    pub unclassified: u64,
+    /// Long polls here whose parts did not fit their duration.
+    pub inconsistent: u64,
+    /// Polls nested too deep to be followed.
+    pub too_deep: u64,
+    /// Places that polls return to where no probe stands: a poll that returns there ends unseen.
+    pub return_sites_unwatched: u64,
+}
