@@ -19,9 +19,9 @@ pub struct KernelVersion {
 }
 
 impl KernelVersion {
-    /// The first with each part of BPF that holdup can't do without: the ring buffer, raw tracepoints,
-    /// attach cookies (5.15).
-    pub const OLDEST: KernelVersion = KernelVersion::new(5, 15);
+    /// The first with each part of BPF that holdup can't do without: attach cookies (5.15), `bpf_loop`
+    /// (5.17), and the previous task's state as an argument of `sched_switch` (5.18).
+    pub const OLDEST: KernelVersion = KernelVersion::new(5, 18);
     /// The first with one link for many uprobes.
     pub const UPROBE_MULTI: KernelVersion = KernelVersion::new(6, 6);
 
@@ -162,6 +162,11 @@ impl Host {
         }
     }
 
+    /// The kernel has what tracing takes, whatever this process is allowed.
+    pub fn can_trace(&self) -> bool {
+        self.uprobes && self.btf && self.kernel.is_none_or(|kernel| kernel >= KernelVersion::OLDEST)
+    }
+
     /// What stands in the way, most important first: a sentence each, with what to do. Empty when nothing
     /// does.
     pub fn obstacles(&self) -> Vec<String> {
@@ -170,7 +175,7 @@ impl Host {
             && kernel < KernelVersion::OLDEST
         {
             obstacles.push(format!(
-                "kernel {} is too old: holdup needs {} or newer (BPF ring buffer and attach cookies)",
+                "kernel {} is too old: holdup needs {} or newer (bpf_loop, and the sched_switch tracepoint's state argument)",
                 self.release,
                 KernelVersion::OLDEST
             ));
