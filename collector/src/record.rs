@@ -7,6 +7,7 @@
 //!
 //! What enters: an opened process and a plan of probes. What leaves: a capture file. Nothing is
 //! interpreted here; the report is made from the file, by the same code that reads it on another machine.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -14,15 +15,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use zerocopy::FromBytes as _;
 
 use crate::capture::{
     CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, Writer,
 };
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
-use crate::probe::{self, ProbeError, Probes, Records, UprobePoint, UprobeProgram};
+use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
 use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError, doctor};
@@ -217,7 +216,11 @@ impl<'a> Recording<'a> {
         duration: Option<Duration>,
         interrupted: impl Future<Output = ()>,
     ) -> Result<EndReason, RecordError> {
-        let target_ended = AsyncFd::with_interest(self.process.pidfd(), Interest::READABLE)
+        let mut target_ended = self
+            .process
+            .pidfd()
+            .try_clone_to_owned()
+            .and_then(Readable::new)
             .map_err(|source| RecordError::Wait {
                 what: "the target's end",
                 source,
@@ -479,7 +482,7 @@ fn attach(
 
 /// Why a uretprobe would hurt this target, if it would.
 fn uretprobe_refusal(process: &Process) -> Option<String> {
-    doctor::uretprobe_refusal(process.status().seccomp, &doctor::kernel_release())
+    doctor::uretprobes_are_safe(doctor::Host::look().kernel, process.status().seccomp).err()
 }
 
 fn point(site: &Site, cookie: u64) -> UprobePoint {

@@ -117,6 +117,8 @@ pub struct Meta {
     pub started_unix_ns: u64,
     /// When all probes were in place.
     pub start: Timestamp,
+    /// How long it took to put the probes in place.
+    pub attach: Nanos,
     /// A poll of at least this long is a long poll.
     pub threshold: Nanos,
     /// Samples and intervals are kept once a poll is this old.
@@ -187,6 +189,8 @@ pub struct End {
     pub at: Timestamp,
     /// Why.
     pub reason: EndReason,
+    /// How long it took to remove the probes.
+    pub detach: Nanos,
 }
 
 /// Why a recording ended.

@@ -15,7 +15,7 @@ use super::{
     ReturnSite, section,
 };
 use crate::decode;
-use crate::event::{CodeAddr, Event, LockWaitTotals, StackId, Timestamp};
+use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Timestamp};
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -304,6 +304,7 @@ impl Contents {
             _ => End {
                 at: self.last_event(),
                 reason: EndReason::Truncated,
+                detach: Nanos(0),
             },
         };
         let unwatched_at_end = self.add_unfinished(end.at);

@@ -21,6 +21,7 @@ fn meta() -> Meta {
         start: Timestamp(1_000),
         threshold: Nanos(5_000),
         sample_after: Nanos(1_250),
+        attach: Nanos(20_000_000),
         frequency_hz: 997,
     }
 }
@@ -108,6 +109,7 @@ fn rest() -> Rest {
         end: End {
             at: Timestamp(10_000),
             reason: EndReason::Interrupted,
+            detach: Nanos(35_000_000),
         },
     }
 }

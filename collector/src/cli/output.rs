@@ -41,19 +41,19 @@ impl OutputFolder {
 
     /// Writes the flamegraphs and the report. Returns their paths.
     pub fn write(&self, report: &Report) -> Result<Vec<PathBuf>, Failure> {
-        let coverage = report.coverage.sentence();
-        let drawn = |flame, title: &str| {
-            render::svg(flame, title, &coverage).map_err(|error| Failure::new(Exit::Other, error))
+        let coverage = report.coverage.notes.join("\n");
+        let drawn = |flame, what: &str| {
+            let info = &report.capture;
+            let title = format!(
+                "{what} of {} (pid {}) on {}",
+                info.process_name, info.pid, info.host
+            );
+            render::svg(flame, what, &title, &coverage)
+                .map_err(|error| Failure::new(Exit::Other, error))
         };
         let files = [
-            (
-                "blocking.svg",
-                drawn(&report.blocking, &report.title("runtime-blocking time"))?,
-            ),
-            (
-                "lockwait.svg",
-                drawn(&report.lock_wait, &report.title("lock wait"))?,
-            ),
+            ("blocking.svg", drawn(&report.blocking, "runtime-blocking time")?),
+            ("lockwait.svg", drawn(&report.lock_wait, "lock wait")?),
             ("report.json", render::json(report)),
         ];
         let mut written = Vec::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::doctor::preflight;
 use super::output::OutputFolder;
 use super::report::{load_rules, show};
 use super::select::{Select, target_failure};
@@ -14,7 +15,8 @@ use crate::capture::{self, CaptureError};
 use crate::event::Nanos;
 use crate::probe::{Config, ProbeError};
 use crate::record::{self, Options, RecordError};
-use crate::report::Report;
+use crate::report;
+use crate::target::doctor::Host;
 
 /// What to record, and where to.
 #[derive(clap::Args)]
@@ -60,6 +62,7 @@ impl Args {
         // Whatever the person got wrong shows before the target is touched.
         let rules = load_rules(self.rules.as_deref())?;
         let process = self.target.open()?;
+        preflight(&Host::look())?;
         let output = OutputFolder::prepare(&self.output)?;
         let threshold = Nanos(self.threshold.as_nanos() as u64);
         let options = Options {
@@ -96,7 +99,7 @@ impl Args {
         // The report is made from the file: what it says is what the file says, here and elsewhere.
         let capture = capture::read(&options.capture)
             .map_err(|error| Failure::new(Exit::Capture, error))?;
-        let report = Report::build(&capture, &rules);
+        let report = report::build(&capture, &rules);
         let written = output.write(&report)?;
         show(&report, std::io::stdout().is_terminal());
         eprintln!("holdup: detached in {} ms", capture.end.detach.0 / 1_000_000);

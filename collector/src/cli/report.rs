@@ -11,7 +11,7 @@ use super::{Exit, Failure};
 use crate::capture::{self, EndReason};
 use crate::classify::Rules;
 use crate::render;
-use crate::report::Report;
+use crate::report::{self, Report};
 
 /// From what, and where to.
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ impl Args {
         let capture =
             capture::read(&self.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
         let output = OutputFolder::prepare(&self.output)?;
-        let report = Report::build(&capture, &rules);
+        let report = report::build(&capture, &rules);
         let written = output.write(&report)?;
         show(&report, std::io::stdout().is_terminal());
         for path in &written {

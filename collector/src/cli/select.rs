@@ -12,6 +12,20 @@ use crate::target::{Process, TargetError};
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub struct Select {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// One of these, or none.
+#[derive(Args)]
+pub struct OptionalSelect {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+struct Which {
     /// The process with this id
     #[arg(long, short)]
     pid: Option<u32>,
@@ -26,21 +40,39 @@ pub struct Select {
 impl Select {
     /// Opens it.
     pub fn open(&self) -> Result<Process, Failure> {
+        match self.which.open()? {
+            Some(process) => Ok(process),
+            None => unreachable!("clap asks for one of them"),
+        }
+    }
+}
+
+impl OptionalSelect {
+    /// Opens it, if one was named.
+    pub fn open(&self) -> Result<Option<Process>, Failure> {
+        self.which.open()
+    }
+}
+
+impl Which {
+    fn open(&self) -> Result<Option<Process>, Failure> {
         let opened = match (self.pid, &self.name, &self.exe) {
             (Some(pid), _, _) => Process::open(Pid(pid)),
             (None, Some(name), _) => Process::find_by_name(name),
             (None, None, Some(path)) => Process::find_by_exe(path),
-            (None, None, None) => unreachable!("clap asks for one of them"),
+            (None, None, None) => return Ok(None),
         };
-        opened.map_err(target_failure)
+        opened.map(Some).map_err(target_failure)
     }
 }
 
 /// How an error about the target ends the command.
 pub fn target_failure(error: TargetError) -> Failure {
     let exit = match &error {
-        TargetError::NoSuchProcess { .. } | TargetError::NoneFound { .. } => Exit::NoProcess,
-        TargetError::Several { .. } => Exit::SeveralProcesses,
+        TargetError::NoSuchProcess(_) | TargetError::NoneFound { .. } | TargetError::Exited(_) => {
+            Exit::NoProcess
+        }
+        TargetError::Several(_) => Exit::SeveralProcesses,
         TargetError::Permission { .. } => Exit::Permission,
         _ => Exit::Other,
     };

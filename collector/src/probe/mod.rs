@@ -10,12 +10,14 @@ mod clock;
 mod error;
 mod load;
 mod maps;
+mod readable;
 mod ring;
 mod uprobe_multi;
 
 pub use clock::now;
 pub use error::ProbeError;
 pub use load::{Config, Probes, UprobePoint, UprobeProgram};
+pub use readable::Readable;
 pub use ring::Records;
 pub use uprobe_multi::is_supported as uprobe_multi_is_supported;
 

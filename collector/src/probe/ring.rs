@@ -3,25 +3,25 @@
 use std::io;
 
 use aya::maps::{MapData, RingBuf};
-use tokio::io::unix::AsyncFd;
+
+use super::Readable;
 
 /// The consuming end of the ring buffer.
 pub struct Records {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: Readable<RingBuf<MapData>>,
 }
 
 impl Records {
     /// Needs a running Tokio runtime.
     pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Records> {
-        // SAFETY: the ring buffer owns its map's descriptor and always gives the same one.
-        let ring = unsafe { AsyncFd::register(ring)? };
-        Ok(Records { ring })
+        Ok(Records {
+            ring: Readable::new(ring)?,
+        })
     }
 
     /// Waits until there are records.
     pub async fn readable(&mut self) -> io::Result<()> {
-        self.ring.readable_mut().await?.clear_ready();
-        Ok(())
+        self.ring.readable().await
     }
 
     /// Takes the next record, if there is one. The bytes are given to `take`, because they lie in the

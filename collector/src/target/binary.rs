@@ -2,6 +2,7 @@
 //! and debug information, when that is another one.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,16 @@ pub enum Symbols {
     DebugFile(PathBuf),
     /// Nowhere: only exported functions have names.
     Missing,
+}
+
+impl fmt::Display for Symbols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Symbols::Own => f.write_str("its own"),
+            Symbols::DebugFile(path) => write!(f, "from {}", path.display()),
+            Symbols::Missing => f.write_str("none"),
+        }
+    }
 }
 
 /// A mapped binary.

@@ -5,6 +5,7 @@
 //! has a bound on what it allocates.
 
 pub mod binary;
+pub mod doctor;
 pub mod dwarf;
 pub mod elf;
 pub mod handoff;
@@ -16,7 +17,9 @@ pub mod process;
 pub mod sites;
 
 pub use binary::{Binary, Symbols};
+pub use doctor::{Host, KernelVersion};
 pub use elf::{Elf, ElfError};
+pub use handoff::{Handoff, When};
 pub use insn::FirstInstruction;
 pub use maps::{Mapping, Module, Modules};
 pub use mmap::MappedFile;

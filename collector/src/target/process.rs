@@ -136,17 +136,17 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// The seccomp mode of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The seccomp mode of a thread, in the order of caution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seccomp {
     /// None.
     Off,
+    /// The kernel does not say.
+    Unknown,
     /// Strict mode.
     Strict,
     /// A filter decides about each system call.
     Filter,
-    /// The kernel does not say.
-    Unknown,
 }
 
 /// What `/proc/PID/status` says.
@@ -360,6 +360,15 @@ impl Process {
     /// When it was started, in clock ticks since boot: with the pid it names the process for good.
     pub fn start_ticks(&self) -> u64 {
         self.start_ticks
+    }
+
+    /// The strictest seccomp mode of its threads: each has its own.
+    pub fn seccomp(&self) -> Seccomp {
+        let tasks = fs::read_dir(self.proc_path("task")).into_iter().flatten().flatten();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+            .map(|status| Status::parse(&status).seccomp)
+            .fold(self.status.seccomp, Seccomp::max)
     }
 
     /// What `/proc/PID/status` said when it was opened.

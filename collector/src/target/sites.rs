@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdup_probe_ebpf::wire;
 
 use super::binary::{Binary, Symbols};
+use super::doctor::{self, Host};
 use super::dwarf;
 use super::elf::{Elf, ElfError, Symbol};
 use super::handoff::{EXIT_RUNTIME, Handoff, SPAWN_FUNCTIONS};
@@ -274,6 +275,14 @@ impl AttachPlan {
     /// For a process: the main program if Tokio or parking_lot is in it, else the first library with
     /// either (a Python or Node extension, say).
     pub fn of(process: &Process) -> Result<AttachPlan, TargetError> {
+        let mut plan = AttachPlan::of_code(process)?;
+        if let Err(why) = doctor::uretprobes_are_safe(Host::look().kernel, process.seccomp()) {
+            plan.drop_slow_paths(&why);
+        }
+        Ok(plan)
+    }
+
+    fn of_code(process: &Process) -> Result<AttachPlan, TargetError> {
         let modules = process.modules()?;
         let (first, others): (Vec<_>, Vec<_>) = modules.iter().partition(|module| module.is_main);
         let mut without_any = None;
@@ -408,6 +417,19 @@ impl AttachPlan {
             }
         }
         Ok(())
+    }
+
+    /// Gives up what takes a uretprobe.
+    fn drop_slow_paths(&mut self, why: &str) {
+        for path in std::mem::take(&mut self.slow_paths) {
+            self.missing.push((
+                Family::of_operation(path.operation),
+                MissingProbe {
+                    what: path.function.to_owned(),
+                    why: why.to_owned(),
+                },
+            ));
+        }
     }
 
     /// Where polls that return to `return_addr` are seen to end, and what they are.

@@ -86,7 +86,7 @@ fn no_permission() {
         holdup::record_args(workload.pid, "1s", dir.path()),
     ))
     .expect_code(exit_code::NO_PERMISSION)
-    .expect_error(&["CAP_", "sudo"]);
+    .expect_error(&["CAP_", "root"]);
 }
 
 /// A program without Tokio and without parking_lot has nothing that holdup knows.

@@ -1,0 +1,111 @@
+//! `holdup doctor`.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use super::select::{OptionalSelect, target_failure};
+use super::{Exit, Failure};
+use crate::probe;
+use crate::target::doctor::{Host, uretprobes_are_safe};
+use crate::target::{AttachPlan, Process};
+
+/// Of which process, if of any.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: OptionalSelect,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let host = Host::look();
+        let mut text = kernel(&host);
+        let mut exit = preflight(&host).err().map_or(Exit::Ok, |failure| failure.exit);
+        if let Some(process) = self.target.open()? {
+            let plan = process.plan().map_err(target_failure)?;
+            text.push_str(&target(&process, &plan, &host));
+            if exit == Exit::Ok && plan.polls.is_empty() && plan.slow_paths.is_empty() {
+                exit = Exit::NothingToProbe;
+            }
+        }
+        // A reader that went away is no error.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        Ok(exit)
+    }
+}
+
+/// Whether recording can work at all here; the error says why not, and what to do.
+pub fn preflight(host: &Host) -> Result<(), Failure> {
+    let obstacles = host.obstacles();
+    let exit = if !host.can_trace() {
+        Exit::Kernel
+    } else if !host.missing_capabilities.is_empty() {
+        Exit::Permission
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(exit, anyhow::anyhow!("{}", obstacles.join("; "))))
+}
+
+fn kernel(host: &Host) -> String {
+    let mut text = format!("kernel {}\n", host.release);
+    let obstacles = host.obstacles();
+    if obstacles.is_empty() {
+        text.push_str("  ok    everything that holdup needs is there and allowed\n");
+    }
+    for obstacle in obstacles {
+        let _ = writeln!(text, "  !     {obstacle}");
+    }
+    // The version says what should be there, a try says what is.
+    match probe::uprobe_multi_is_supported() {
+        Ok(true) => text.push_str("  ok    one link attaches many uprobes (tried)\n"),
+        Ok(false) => text.push_str(
+            "  !     the kernel takes no link for many uprobes (tried): detaching takes 0.1 s for each\n",
+        ),
+        Err(error) => {
+            let _ = writeln!(text, "  ?     loading a BPF program was not possible: {error}");
+        }
+    }
+    text
+}
+
+fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
+    let mut text = format!(
+        "\n{} (pid {}), {}\n",
+        process.name(),
+        process.pid().0,
+        process.exe_link().path.display()
+    );
+    let binary = &plan.binary;
+    let _ = writeln!(
+        text,
+        "  build-id {}; symbols: {}; debug information: {}",
+        binary.build_id.as_deref().unwrap_or("none"),
+        binary.symbols,
+        if binary.has_dwarf { "there" } else { "none" },
+    );
+    if process.binary_was_replaced() {
+        text.push_str("  the file was replaced on disk since: the running one is looked at\n");
+    }
+    if process.in_other_mount_namespace() || process.in_other_pid_namespace() {
+        text.push_str("  it runs in other namespaces (a container): its files are taken from there\n");
+    }
+    for family in plan.families() {
+        let mark = match (family.found, family.missing.is_empty()) {
+            (0, _) => "-",
+            (_, true) => "ok",
+            (_, false) => "part",
+        };
+        let _ = writeln!(text, "  {mark:<5} {:<15} {} sites", family.name, family.found);
+        for missing in family.missing {
+            let _ = writeln!(text, "          {}: {}", missing.what, missing.why);
+        }
+    }
+    match uretprobes_are_safe(host.kernel, process.status().seccomp) {
+        Ok(()) => text.push_str("  ok    lock waits can be measured without risk to the target\n"),
+        Err(why) => {
+            let _ = writeln!(text, "  !     no lock waits: {why}");
+        }
+    }
+    text
+}

@@ -1,0 +1,329 @@
+//! The report for a terminal: what was recorded, the findings, where the time went, which locks, and what
+//! the numbers don't cover. Fits 100 columns.
+
+use std::fmt::{self, Write as _};
+
+use crate::capture::EndReason;
+use crate::event::Nanos;
+use crate::report::{Activity, CallSite, Certainty, Report};
+
+/// Columns that text is wrapped to.
+const COLUMNS: usize = 100;
+/// Findings that are printed; `report.json` has all.
+const FINDINGS: usize = 10;
+/// Rows of each table.
+const ROWS: usize = 8;
+
+/// What is emphasised, and how.
+#[derive(Clone, Copy)]
+struct Style {
+    color: bool,
+}
+
+impl Style {
+    fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.color {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// The report as text.
+pub fn terminal(report: &Report, color: bool) -> String {
+    let style = Style { color };
+    let mut out = String::new();
+    // Writing to a String can't fail.
+    let _ = summary(&mut out, report, style);
+    let _ = findings(&mut out, report, style);
+    let _ = call_sites(&mut out, report, style);
+    let _ = locks(&mut out, report, style);
+    let _ = coverage(&mut out, report, style);
+    out
+}
+
+fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    let info = &report.capture;
+    let ended = match info.end {
+        EndReason::Duration => "",
+        EndReason::Interrupted => ", interrupted",
+        EndReason::TargetExited => ", ended when the target exited",
+        EndReason::TargetExeced => ", ended when the target executed another program",
+        EndReason::Truncated => ", the capture is cut off",
+    };
+    writeln!(
+        out,
+        "{}, pid {} on {}: {} recorded{ended}",
+        style.bold(&shown(&info.process_name)),
+        info.pid,
+        shown(&info.host),
+        duration(info.duration_ns),
+    )?;
+    let summary = &report.summary;
+    let anatomy = &summary.anatomy;
+    writeln!(
+        out,
+        "{} of {} polls were long (at least {}), {}{} in total, longest {}",
+        summary.long_polls,
+        summary.polls,
+        duration(info.threshold_ns),
+        mark(summary.blocking_certainty),
+        duration(summary.blocking_ns),
+        duration(summary.longest_ns),
+    )?;
+    if summary.long_polls > 0 {
+        writeln!(
+            out,
+            "made of: on-CPU {}, lock wait {}, run queue {}, sleep {}",
+            duration(anatomy.on_cpu_ns),
+            duration(anatomy.lock_wait_ns),
+            duration(anatomy.run_queue_ns),
+            duration(anatomy.sleep_ns),
+        )?;
+    }
+    writeln!(
+        out,
+        "{} lock waits, {} in total, on any thread",
+        summary.lock_waits,
+        duration(summary.lock_wait_ns)
+    )
+}
+
+fn findings(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    if report.findings.is_empty() {
+        return writeln!(out, "\n{}", style.bold("No finding: nothing held the runtime up."));
+    }
+    writeln!(out, "\n{}", style.bold("Findings, most harm first"))?;
+    for (n, finding) in report.findings.iter().take(FINDINGS).enumerate() {
+        let number = format!("{:>2}. ", n + 1);
+        wrapped(out, &number, "    ", &shown(&finding.sentence))?;
+    }
+    let more = report.findings.len().saturating_sub(FINDINGS);
+    if more > 0 {
+        writeln!(out, "    and {more} more in report.json")?;
+    }
+    Ok(())
+}
+
+fn call_sites(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    if report.call_sites.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", style.bold("Where long polls spent their time"))?;
+    writeln!(out, "{}", style.dim("      time  share  polls  doing      where"))?;
+    let total = report.summary.blocking_ns.0.max(1);
+    for site in report.call_sites.iter().take(ROWS) {
+        writeln!(
+            out,
+            "{:>10}  {:>4.0}%  {:>5}  {:<9}  {}",
+            duration(site.time_ns),
+            site.time_ns.0 as f64 * 100.0 / total as f64,
+            site.polls,
+            activity(site.activity),
+            cut(&place(site.call_site.as_ref()), COLUMNS - 38),
+        )?;
+    }
+    rest(out, report.call_sites.len())
+}
+
+fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    if report.locks.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", style.bold("Locks, most waited for first"))?;
+    writeln!(out, "{}", style.dim("     total    waits    longest  lock, and who held it most"))?;
+    for lock in report.locks.iter().take(ROWS) {
+        writeln!(
+            out,
+            "{:>10}  {:>7}  {:>9}  {}",
+            duration(lock.totals.total_ns),
+            lock.totals.waits,
+            duration(lock.totals.max_ns),
+            cut(&shown(&lock.name), COLUMNS - 32),
+        )?;
+        let holder = lock.pairs.iter().find_map(|pair| pair.holder.as_ref());
+        if let Some(holder) = holder {
+            let held = format!("held by {}", place(Some(holder)));
+            writeln!(out, "{:32}{}", "", style.dim(&cut(&held, COLUMNS - 32)))?;
+        }
+        if lock.still_waiting.waits > 0 {
+            writeln!(
+                out,
+                "{:32}{} still waiting at the end, for at least {}",
+                "",
+                lock.still_waiting.waits,
+                duration(lock.still_waiting.at_least_ns)
+            )?;
+        }
+    }
+    rest(out, report.locks.len())
+}
+
+fn rest(out: &mut String, rows: usize) -> fmt::Result {
+    if rows > ROWS {
+        writeln!(out, "           and {} more in report.json", rows - ROWS)?;
+    }
+    Ok(())
+}
+
+fn coverage(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    writeln!(out, "\n{}", style.bold("Coverage"))?;
+    let families: Vec<String> = report
+        .coverage
+        .probes
+        .iter()
+        .map(|family| format!("{} {}/{}", family.name, family.attached, family.found))
+        .collect();
+    wrapped(out, "  ", "    ", &format!("probed: {}", families.join(", ")))?;
+    for note in &report.coverage.notes {
+        wrapped(out, "  ", "    ", &shown(note))?;
+    }
+    Ok(())
+}
+
+fn activity(activity: Activity) -> &'static str {
+    match activity {
+        Activity::OnCpu => "on-CPU",
+        Activity::LockWait => "lock wait",
+        Activity::RunQueue => "run queue",
+        Activity::Sleep => "sleep",
+    }
+}
+
+/// What stands before a number that is no exact one.
+fn mark(certainty: Certainty) -> &'static str {
+    match certainty {
+        Certainty::Exact => "",
+        Certainty::LowerBound => "at least ",
+        Certainty::UpperBound => "at most ",
+        Certainty::Estimate => "about ",
+    }
+}
+
+/// The function and its line; for crypto also who called it.
+fn place(site: Option<&CallSite>) -> String {
+    let Some(site) = site else {
+        return "(no stack)".to_owned();
+    };
+    let named = |frame: &crate::report::NamedFrame| match &frame.at {
+        Some(at) => format!("{} {}", shown(&frame.label), shown(at)),
+        None => shown(&frame.label),
+    };
+    match &site.called_by {
+        Some(caller) => format!("{} < {}", named(&site.frame), named(caller)),
+        None => named(&site.frame),
+    }
+}
+
+/// Three digits and a unit: what a person can compare at a glance.
+fn duration(ns: Nanos) -> String {
+    let ns = ns.0;
+    match ns {
+        0 => "0".to_owned(),
+        1..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => digits(ns as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => digits(ns as f64 / 1e6, "ms"),
+        _ => digits(ns as f64 / 1e9, "s"),
+    }
+}
+
+fn digits(value: f64, unit: &str) -> String {
+    let decimals = match value {
+        value if value < 9.995 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+/// Names come from the target, which is not trusted with the terminal: control characters would move the
+/// cursor or worse.
+fn shown(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// The end of a long text is cut; paths keep their end, because the line number is there.
+fn cut(text: &str, columns: usize) -> String {
+    let chars = text.chars().count();
+    if chars <= columns {
+        return text.to_owned();
+    }
+    let tail = columns / 2;
+    let head = columns - tail - 1;
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(chars - tail).collect();
+    format!("{start}\u{2026}{end}")
+}
+
+/// Words, filled into lines.
+fn wrapped(out: &mut String, first: &str, next: &str, text: &str) -> fmt::Result {
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in text.split_whitespace() {
+        let needed = line.chars().count() + usize::from(!empty) + word.chars().count();
+        if needed > COLUMNS && !empty {
+            writeln!(out, "{line}")?;
+            line = next.to_owned();
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    writeln!(out, "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three digits, whatever the size.
+    #[test]
+    fn durations_have_three_digits() {
+        let shown = [999, 1_000, 12_340, 99_960, 5_000_000, 123_456_789, 61_000_000_000]
+            .map(|ns| duration(Nanos(ns)));
+        assert_eq!(
+            shown,
+            ["999 ns", "1.00 us", "12.3 us", "100 us", "5.00 ms", "123 ms", "61.0 s"]
+        );
+    }
+
+    /// No line is longer than the terminal, unless one word is.
+    #[test]
+    fn text_is_wrapped_at_words() {
+        let mut out = String::new();
+        let text = "word ".repeat(60);
+        wrapped(&mut out, " 1. ", "    ", &text).expect("a String takes everything");
+        assert_eq!(out.lines().count(), 4);
+        assert!(out.lines().all(|line| line.chars().count() <= COLUMNS));
+        assert_eq!(out.matches("word").count(), 60);
+    }
+
+    /// A target can't write escape sequences to the terminal of the person who looks at it.
+    #[test]
+    fn control_characters_are_replaced() {
+        assert_eq!(shown("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    /// Both ends of a long name stay: the crate in front, the line behind.
+    #[test]
+    fn long_places_keep_both_ends() {
+        let text = format!("{}{}", "a".repeat(80), "src/lib.rs:12");
+        let short = cut(&text, 40);
+        assert_eq!(short.chars().count(), 40);
+        assert!(short.starts_with("aaa") && short.ends_with("src/lib.rs:12"));
+    }
+}
