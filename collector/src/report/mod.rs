@@ -26,64 +26,64 @@ pub use crate::correlate::{Activity, Evidence, LockKind};
 
 use crate::capture::Capture;
 use crate::classify::Rules;
-use crate::correlate::{self, Evidence, PollAnatomy, Share};
+use crate::correlate::{self, PollAnatomy, Share};
 use crate::event::{Event, Nanos, SiteId, StackId, Tid};
 use locks::Locks;
 use stacks::{Stacks, hex};
 
-impl Report {
-    /// Makes the report of a capture.
-    pub fn build(capture: &Capture, rules: &Rules) -> Report {
-        let stacks = Stacks::new(capture, rules);
-        let polls = correlate::join(&capture.events).polls;
-        let waits = correlate::by_lock(&capture.lock_waits, &capture.events);
-        let locks = Locks::new(&waits, &stacks);
-        let long_polls = long_polls(capture, &polls, &stacks);
-        let groups = groups::group(&polls, &long_polls, &stacks);
-        let blocking = flames::blocking(
-            capture,
-            &polls,
-            &stacks,
-            |anatomy| task_name(capture, anatomy.poll.site),
-            &locks.names,
-        );
-        let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
-        let recorded = capture.end.at.since(capture.meta.start);
-        let findings = checks::findings(&checks::Facts {
-            groups: &groups,
-            locks: &locks.entries,
-            recorded,
-            threshold: capture.meta.threshold,
-        });
-        let mut listed = locks.stacks.clone();
-        listed.extend(
-            polls
-                .iter()
-                .flat_map(|poll| &poll.shares)
-                .filter_map(|share| share.stack),
-        );
-        Report {
-            schema_version: SCHEMA_VERSION,
-            capture: capture_info(capture, recorded),
-            summary: summary(capture, &long_polls, &locks, &blocking, &lock_wait),
-            findings,
-            call_sites: groups::call_sites(&polls, &stacks),
-            poll_sites: poll_sites(capture, &long_polls),
-            long_polls,
-            locks: locks.entries,
-            condvars: locks.condvars,
-            stacks: stacks.listed(&listed),
-            coverage: Coverage::new(capture, &polls, &stacks),
-            counters: capture
-                .counters
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect(),
-            blocking,
-            lock_wait,
-        }
+/// Makes the report of a capture.
+pub fn build(capture: &Capture, rules: &Rules) -> Report {
+    let stacks = Stacks::new(capture, rules);
+    let polls = correlate::join(&capture.events).polls;
+    let waits = correlate::by_lock(&capture.lock_waits, &capture.events);
+    let locks = Locks::new(&waits, &stacks);
+    let long_polls = long_polls(capture, &polls, &stacks);
+    let groups = groups::group(&polls, &long_polls, &stacks);
+    let blocking = flames::blocking(
+        capture,
+        &polls,
+        &stacks,
+        |anatomy| task_name(capture, anatomy.poll.site),
+        &locks.names,
+    );
+    let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
+    let recorded = capture.end.at.since(capture.meta.start);
+    let findings = checks::findings(&checks::Facts {
+        groups: &groups,
+        locks: &locks.entries,
+        recorded,
+        threshold: capture.meta.threshold,
+    });
+    let mut listed = locks.stacks.clone();
+    listed.extend(
+        polls
+            .iter()
+            .flat_map(|poll| &poll.shares)
+            .filter_map(|share| share.stack),
+    );
+    Report {
+        schema_version: SCHEMA_VERSION,
+        capture: capture_info(capture, recorded),
+        summary: summary(capture, &long_polls, &locks, &blocking, &lock_wait),
+        findings,
+        call_sites: groups::call_sites(&polls, &stacks),
+        poll_sites: poll_sites(capture, &long_polls),
+        long_polls,
+        locks: locks.entries,
+        condvars: locks.condvars,
+        stacks: stacks.listed(&listed),
+        coverage: Coverage::new(capture, &polls, &stacks),
+        counters: capture
+            .counters
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+        blocking,
+        lock_wait,
     }
+}
 
+impl Report {
     /// A title for a picture of `what` (`lock wait`).
     pub fn title(&self, what: &str) -> String {
         let CaptureInfo {
@@ -114,6 +114,8 @@ fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {
         started_unix_ns: meta.started_unix_ns,
         started_monotonic_ns: meta.start.0,
         duration_ns: recorded,
+        attach_ns: meta.attach,
+        detach_ns: capture.end.detach,
         end: capture.end.reason,
         threshold_ns: meta.threshold,
         sample_after_ns: meta.sample_after,

@@ -78,6 +78,10 @@ pub struct CaptureInfo {
     pub started_monotonic_ns: u64,
     /// How long.
     pub duration_ns: Nanos,
+    /// How long it took to put the probes in place, before the recording.
+    pub attach_ns: Nanos,
+    /// How long it took to remove them, after it.
+    pub detach_ns: Nanos,
     /// What ended it.
     pub end: EndReason,
     /// A poll of at least this long is a long poll.
