@@ -260,7 +260,12 @@ const WANTED: &[Wanted] = &[
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 4] = ["3raw4poll", "11parking_lot", "10spawn_task", "12exit_runtime"];
+const NEEDLES: [&str; 4] = [
+    "3raw4poll",
+    "11parking_lot",
+    "10spawn_task",
+    "12exit_runtime",
+];
 
 /// A wanted function that was found.
 pub(super) struct Found {
@@ -401,6 +406,19 @@ impl AttachPlan {
             };
             if site.price == FirstInstruction::Refused {
                 self.missing.push((family, refused(short, site)));
+                continue;
+            }
+            if !insn::uses_first_argument(body(&code, found)) {
+                self.missing.push((
+                    family,
+                    MissingProbe {
+                        what: short.to_owned(),
+                        why: "the compiler made this function for the only lock of its kind in the program, \
+                              whose address it no longer takes as an argument: waits for that lock are not \
+                              seen"
+                            .to_owned(),
+                    },
+                ));
                 continue;
             }
             match role {
@@ -707,14 +725,19 @@ fn containing<'data>(named: &Elf<'data>, vaddr: u64) -> Option<Symbol<'data>> {
         .min_by_key(|symbol| (symbol.size, symbol.mangled))
 }
 
+/// The code of a function, as far as it is looked at.
+fn body<'data>(code: &Elf<'data>, found: &Found) -> &'data [u8] {
+    let size = usize::try_from(found.size).unwrap_or(CODE_LIMIT);
+    code.bytes_at(found.vaddr, size.min(CODE_LIMIT))
+}
+
 /// Which argument of a slow path is the first half of its deadline: the one before the nanoseconds, which
 /// are compared with the niche that stands for "no deadline".
 fn deadline_argument(code: &Elf<'_>, found: &Found) -> u32 {
     const NO_DEADLINE: u32 = 1_000_000_000;
     /// `upgrade_slow` hands its arguments on to `wait_for_readers` and jumps there.
     const HOPS: usize = 2;
-    let size = usize::try_from(found.size).unwrap_or(CODE_LIMIT);
-    let mut bytes = code.bytes_at(found.vaddr, size.min(CODE_LIMIT));
+    let mut bytes = body(code, found);
     let mut vaddr = found.vaddr;
     for _ in 0..HOPS {
         if let Some(nanos) = insn::argument_compared_with(bytes, NO_DEADLINE) {
