@@ -174,6 +174,41 @@ pub fn tail_jump(code: &[u8], vaddr: u64) -> Option<u64> {
     None
 }
 
+/// Where a call or a jump out of a function leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// To this address.
+    To(u64),
+    /// To the address that this place holds.
+    Through(u64),
+}
+
+/// The calls and the jumps out of function `code` at `vaddr`, in address order.
+pub fn calls(code: &[u8], vaddr: u64) -> impl Iterator<Item = Call> + '_ {
+    let end = vaddr.saturating_add(code.len() as u64);
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            let is_call = match instruction.flow_control() {
+                FlowControl::Call | FlowControl::IndirectCall => true,
+                FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => false,
+                _ => continue,
+            };
+            if instruction.is_ip_rel_memory_operand() {
+                return Some(Call::Through(instruction.ip_rel_memory_address()));
+            }
+            if instruction.op0_kind() == iced_x86::OpKind::NearBranch64 {
+                let target = instruction.near_branch_target();
+                if is_call || !(vaddr..end).contains(&target) {
+                    return Some(Call::To(target));
+                }
+            }
+        }
+        None
+    })
+}
+
 /// Whether function `code` uses its first argument. The compiler makes a function that is only ever called
 /// with the address of one static into one that knows that address, and callers then pass anything.
 ///
@@ -256,10 +291,9 @@ pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
         if instruction.mnemonic() == iced_x86::Mnemonic::Cmp
             && instruction.op_kind(1) == iced_x86::OpKind::Immediate32
             && instruction.immediate32() == value
+            && let Some(argument) = source(0, &registers)
         {
-            if let Some(argument) = source(0, &registers) {
-                return Some(argument);
-            }
+            return Some(argument);
         }
         let copied = (instruction.mnemonic() == iced_x86::Mnemonic::Mov)
             .then(|| source(1, &registers))
@@ -400,6 +434,23 @@ mod tests {
         assert_eq!(tail_jump(&[], 0), None);
     }
 
+    /// Calls and jumps that leave the function, straight and through a place in memory.
+    #[test]
+    fn ways_out() {
+        // call +0x100; jmp inside; call [rip+0x10]; jmp out of it; call rax
+        let code = [
+            0xe8, 0, 1, 0, 0, 0xeb, 0, 0xff, 0x15, 0x10, 0, 0, 0, 0xe9, 0, 2, 0, 0, 0xff, 0xd0,
+        ];
+        assert_eq!(
+            calls(&code, 0x1000).collect::<Vec<_>>(),
+            [
+                Call::To(0x1000 + 5 + 0x100),
+                Call::Through(0x1000 + 13 + 0x10),
+                Call::To(0x1000 + 18 + 0x200),
+            ]
+        );
+    }
+
     /// A function that was made for one static does not look at the register.
     #[test]
     fn specialised_functions() {
@@ -438,6 +489,7 @@ mod tests {
             FirstInstruction::of(code);
             argument_compared_with(code, 1_000_000_000);
             tail_jump(code, u64::MAX - 8);
+            assert!(calls(code, u64::MAX - 8).count() <= code.len());
             uses_first_argument(code);
         }
     }

@@ -2,8 +2,8 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
-use std::collections::{BTreeMap, BTreeSet};
 
 use holdup_probe_ebpf::wire;
 
@@ -16,6 +16,7 @@ use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
 use super::names::{PollArguments, class_of_caller, plain_path, split_arguments};
 use super::process::{Process, TargetError};
+use super::vtables;
 use crate::capture::{MissingProbe, ProbeFamily};
 use crate::event::SiteClass;
 
@@ -359,6 +360,13 @@ impl AttachPlan {
                 known.push(arguments);
             }
         }
+        let unnamed = instances.iter().filter(|(_, known)| known.is_empty());
+        let unnamed: HashSet<u64> = unnamed.map(|(vaddr, _)| *vaddr).collect();
+        let by_code = if unnamed.is_empty() {
+            BTreeMap::new()
+        } else {
+            vtables::poll_classes(&code, &self.binary.named()?, &unnamed)
+        };
         for (vaddr, known) in instances {
             // Debug information keeps functions that the linker dropped, at addresses where no code is.
             let Some(site) = site(&code, &self.binary, vaddr) else {
@@ -382,7 +390,11 @@ impl AttachPlan {
                 ));
                 break;
             }
-            self.polls.push(poll_site(site, known));
+            let mut poll = poll_site(site, known);
+            if let Some(class) = by_code.get(&vaddr) {
+                poll.class = *class;
+            }
+            self.polls.push(poll);
         }
         Ok(())
     }
