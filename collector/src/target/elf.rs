@@ -164,16 +164,22 @@ impl<'data> Elf<'data> {
     /// relocations that the loader applies, and, as those may be packed (`.relr.dyn`) or not needed (a
     /// program that is not position-independent), from the words of the data itself.
     pub fn pointers(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let words = [".data.rel.ro", ".rodata", ".got"].into_iter().flat_map(|name| {
-            let section = self.file.section_by_name(name);
-            let start = section.as_ref().map_or(0, |section| section.address());
-            let bytes = section.and_then(|section| section.data().ok()).unwrap_or(&[]);
-            let words = bytes.as_chunks::<8>().0.iter();
-            words
-                .enumerate()
-                .map(move |(n, word)| (start.wrapping_add(8 * n as u64), u64::from_le_bytes(*word)))
-                .filter(|(_, target)| self.is_code(*target))
-        });
+        let words = [".data.rel.ro", ".rodata", ".got"]
+            .into_iter()
+            .flat_map(|name| {
+                let section = self.file.section_by_name(name);
+                let start = section.as_ref().map_or(0, |section| section.address());
+                let bytes = section
+                    .and_then(|section| section.data().ok())
+                    .unwrap_or(&[]);
+                let words = bytes.as_chunks::<8>().0.iter();
+                words
+                    .enumerate()
+                    .map(move |(n, word)| {
+                        (start.wrapping_add(8 * n as u64), u64::from_le_bytes(*word))
+                    })
+                    .filter(|(_, target)| self.is_code(*target))
+            });
         let relocations = self.file.dynamic_relocations().into_iter().flatten();
         words.chain(relocations.filter_map(|(place, relocation)| {
             let target = u64::try_from(relocation.addend()).ok()?;
