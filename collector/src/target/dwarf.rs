@@ -43,7 +43,7 @@ const NAMES_LIMIT: usize = 32 << 20;
 /// Different names that are looked for. A Citadel server has some thousands.
 const STRINGS_LIMIT: usize = 1 << 20;
 /// Concrete entries of other subprograms that are kept: a Citadel server has some 100,000.
-const PLACED_LIMIT: usize = 4 << 20;
+const PLACED_LIMIT: usize = 1 << 20;
 /// Parsing stops after this long, whatever the file says. A Citadel server takes a hundredth of it; holdup
 /// built without optimization a quarter.
 const TIME_LIMIT: Duration = Duration::from_secs(20);

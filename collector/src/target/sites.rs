@@ -22,6 +22,10 @@ use crate::event::SiteClass;
 
 /// Bytes of a function's code that are looked at.
 const CODE_LIMIT: usize = 16 << 10;
+/// Wanted functions that are kept, far above what any binary has.
+const FOUND_LIMIT: usize = 64 << 10;
+/// Bytes of their type arguments that are kept in all.
+const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
 /// Names of types folded into one poll instance that are kept.
 const FOLDED_LIMIT: usize = 16;
 
@@ -712,10 +716,19 @@ fn refused(what: &str, site: Site) -> MissingProbe {
 /// Every wanted function of a binary.
 fn find(binary: &Binary) -> Result<Vec<Found>, ElfError> {
     let named = binary.named()?;
+    let mut argument_bytes = 0;
     let found = named
         .symbols()
         .filter(|symbol| NEEDLES.iter().any(|needle| symbol.mangled.contains(needle)))
         .filter_map(|symbol| wanted_symbol(&symbol))
+        .take(FOUND_LIMIT)
+        .map(|mut found| {
+            argument_bytes += found.arguments.as_ref().map_or(0, String::len);
+            if argument_bytes > ARGUMENT_BYTES_LIMIT {
+                found.arguments = None;
+            }
+            found
+        })
         .collect();
     Ok(found)
 }

@@ -14,6 +14,7 @@
 //! address decides then.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::elf::{Elf, demangle};
@@ -28,8 +29,10 @@ const DEPTH: usize = 4;
 const FUNCTIONS: usize = 200;
 /// Bytes of one function that are looked at.
 const CODE_LIMIT: usize = 16 << 10;
-/// Pointers that are kept of the binary's relocations: a Citadel server has 90,000.
-const POINTERS_LIMIT: usize = 8 << 20;
+/// Functions that are looked into for all questions together: a Citadel server takes some 3,000.
+const FUNCTIONS_IN_ALL: usize = 100_000;
+/// Pointers and symbols that are kept: a Citadel server has some 100,000 of each.
+const TABLE_LIMIT: usize = 2 << 20;
 
 const SCHEDULE: &str = "tokio::runtime::task::raw::schedule";
 const WORKER_RUN: [&str; 2] = [
@@ -44,6 +47,8 @@ struct Code<'a, 'data> {
     functions: HashMap<u64, (&'data str, u64)>,
     /// Where the loader writes a pointer, and to what.
     pointers: HashMap<u64, u64>,
+    /// Functions that may still be looked into.
+    budget: Cell<usize>,
 }
 
 /// The classes of those `polls` (virtual addresses) that the code gives away. `named` is the file that has
@@ -54,14 +59,15 @@ pub fn poll_classes<'data>(
     polls: &HashSet<u64>,
 ) -> BTreeMap<u64, SiteClass> {
     let mut functions: HashMap<u64, (&str, u64)> = HashMap::new();
-    for symbol in named.symbols() {
+    for symbol in named.symbols().take(TABLE_LIMIT) {
         functions.insert(symbol.vaddr, (symbol.mangled, symbol.size));
     }
-    let pointers: HashMap<u64, u64> = code.pointers().take(POINTERS_LIMIT).collect();
+    let pointers: HashMap<u64, u64> = code.pointers().take(TABLE_LIMIT).collect();
     let code = Code {
         code,
         functions,
         pointers,
+        budget: Cell::new(FUNCTIONS_IN_ALL),
     };
     let mut schedulers: HashMap<u64, SiteClass> = HashMap::new();
     let mut classes = BTreeMap::new();
@@ -133,6 +139,10 @@ impl Code<'_, '_> {
             let Some((_, size)) = self.functions.get(&vaddr) else {
                 continue;
             };
+            let Some(rest) = self.budget.get().checked_sub(1) else {
+                return false;
+            };
+            self.budget.set(rest);
             let size = usize::try_from(*size).unwrap_or(CODE_LIMIT).min(CODE_LIMIT);
             for target in insn::calls(self.code.bytes_at(vaddr, size), vaddr) {
                 let target = match target {
