@@ -164,7 +164,11 @@ impl Host {
 
     /// The kernel has what tracing takes, whatever this process is allowed.
     pub fn can_trace(&self) -> bool {
-        self.uprobes && self.btf && self.kernel.is_none_or(|kernel| kernel >= KernelVersion::OLDEST)
+        self.uprobes
+            && self.btf
+            && self
+                .kernel
+                .is_none_or(|kernel| kernel >= KernelVersion::OLDEST)
     }
 
     /// What stands in the way, most important first: a sentence each, with what to do. Empty when nothing

@@ -74,6 +74,15 @@ pub struct Outcome {
     pub gave_up: Option<&'static str>,
 }
 
+impl Outcome {
+    /// Whether it has the instance at this virtual address.
+    pub fn describes(&self, vaddr: u64) -> bool {
+        self.instances
+            .binary_search_by_key(&vaddr, |instance| instance.vaddr)
+            .is_ok()
+    }
+}
+
 /// Every poll instance that debug information describes.
 pub fn poll_instances(described: &Elf<'_>) -> Outcome {
     let malformed = |_| Outcome {

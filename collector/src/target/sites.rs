@@ -354,19 +354,19 @@ impl AttachPlan {
 
     fn add_polls(&mut self, found: &[Found]) -> Result<(), ElfError> {
         let code = self.binary.code()?;
-        let by_symbol = found
-            .iter()
-            .filter(|found| found.wanted.role == Role::Poll)
-            .map(|found| (found.vaddr, found.arguments.as_deref()));
-        let by_dwarf = self
-            .dwarf
-            .instances
-            .iter()
-            .map(|instance| (instance.vaddr, Some(instance.arguments.as_str())));
         let mut instances: BTreeMap<u64, Vec<PollArguments>> = BTreeMap::new();
-        for (vaddr, arguments) in by_symbol.chain(by_dwarf) {
-            let known = instances.entry(vaddr).or_default();
-            if let Some(arguments) = arguments.and_then(PollArguments::parse)
+        for instance in &self.dwarf.instances {
+            let arguments = PollArguments::parse(&instance.arguments);
+            instances.insert(instance.vaddr, arguments.into_iter().collect());
+        }
+        for found in found {
+            if found.wanted.role != Role::Poll {
+                continue;
+            }
+            // Symbols write types in another way than debug information: they would look like other types.
+            let known = instances.entry(found.vaddr).or_default();
+            if let Some(arguments) = found.arguments.as_deref().and_then(PollArguments::parse)
+                && !self.dwarf.describes(found.vaddr)
                 && !known.contains(&arguments)
             {
                 known.push(arguments);
@@ -550,7 +550,11 @@ impl AttachPlan {
 
     /// Where the kernel finds the file that all sites are in, or why it can't.
     pub fn file(&self) -> Result<&Path, &str> {
-        self.binary.module.path_to_open.as_deref().map_err(String::as_str)
+        self.binary
+            .module
+            .path_to_open
+            .as_deref()
+            .map_err(String::as_str)
     }
 
     /// Adds something that can't be seen.
