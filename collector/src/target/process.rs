@@ -364,7 +364,10 @@ impl Process {
 
     /// The strictest seccomp mode of its threads: each has its own.
     pub fn seccomp(&self) -> Seccomp {
-        let tasks = fs::read_dir(self.proc_path("task")).into_iter().flatten().flatten();
+        let tasks = fs::read_dir(self.proc_path("task"))
+            .into_iter()
+            .flatten()
+            .flatten();
         tasks
             .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
             .map(|status| Status::parse(&status).seccomp)

@@ -2,8 +2,8 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use holdup_probe_ebpf::wire;
 
@@ -260,7 +260,12 @@ const WANTED: &[Wanted] = &[
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 4] = ["3raw4poll", "11parking_lot", "10spawn_task", "12exit_runtime"];
+const NEEDLES: [&str; 4] = [
+    "3raw4poll",
+    "11parking_lot",
+    "10spawn_task",
+    "12exit_runtime",
+];
 
 /// A wanted function that was found.
 pub(super) struct Found {
@@ -508,7 +513,11 @@ impl AttachPlan {
 
     /// Where the kernel finds the file that all sites are in, or why it can't.
     pub fn file(&self) -> Result<&Path, &str> {
-        self.binary.module.path_to_open.as_deref().map_err(String::as_str)
+        self.binary
+            .module
+            .path_to_open
+            .as_deref()
+            .map_err(String::as_str)
     }
 
     /// Adds something that can't be seen.
