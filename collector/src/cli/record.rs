@@ -97,12 +97,15 @@ impl Args {
             }))
             .map_err(record_failure)?;
         // The report is made from the file: what it says is what the file says, here and elsewhere.
-        let capture = capture::read(&options.capture)
-            .map_err(|error| Failure::new(Exit::Capture, error))?;
+        let capture =
+            capture::read(&options.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
         let report = report::build(&capture, &rules);
         let written = output.write(&report)?;
         show(&report, std::io::stdout().is_terminal());
-        eprintln!("holdup: detached in {} ms", capture.end.detach.0 / 1_000_000);
+        eprintln!(
+            "holdup: detached in {} ms",
+            capture.end.detach.0 / 1_000_000
+        );
         for path in written.iter().chain([&options.capture]) {
             eprintln!("holdup: wrote {}", path.display());
         }
