@@ -114,7 +114,6 @@ pub struct Started {
 struct Recording<'a> {
     process: &'a Process,
     plan: &'a AttachPlan,
-    config: &'a probe::Config,
     probes: Probes,
     records: Records,
     writer: Writer,
@@ -153,7 +152,6 @@ impl<'a> Recording<'a> {
         let mut recording = Recording {
             process,
             plan,
-            config,
             probes,
             records,
             writer,

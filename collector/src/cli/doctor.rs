@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::select::{OptionalSelect, target_failure};
+use super::select::{Select, target_failure};
 use super::{Exit, Failure};
 use crate::probe;
 use crate::target::doctor::{Host, uretprobes_are_safe};
@@ -13,7 +13,7 @@ use crate::target::{AttachPlan, Process};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    target: OptionalSelect,
+    target: Select,
 }
 
 impl Args {

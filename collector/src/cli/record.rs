@@ -20,6 +20,7 @@ use crate::target::doctor::Host;
 
 /// What to record, and where to.
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["pid", "name", "exe"])))]
 pub struct Args {
     #[command(flatten)]
     target: Select,
@@ -61,7 +62,9 @@ impl Args {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         // Whatever the person got wrong shows before the target is touched.
         let rules = load_rules(self.rules.as_deref())?;
-        let process = self.target.open()?;
+        let Some(process) = self.target.open()? else {
+            unreachable!("clap asks for one");
+        };
         preflight(&Host::look())?;
         let output = OutputFolder::prepare(&self.output)?;
         let threshold = Nanos(self.threshold.as_nanos() as u64);
