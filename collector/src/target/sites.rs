@@ -2,7 +2,7 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use holdup_probe_ebpf::wire;
@@ -374,7 +374,7 @@ impl AttachPlan {
         }
         let unnamed = instances.iter().filter(|(_, known)| known.is_empty());
         let unnamed: HashSet<u64> = unnamed.map(|(vaddr, _)| *vaddr).collect();
-        let by_code = if unnamed.is_empty() {
+        let by_code = if unnamed.is_empty() || !code.is_x86_64() {
             BTreeMap::new()
         } else {
             vtables::poll_classes(&code, &self.binary.named()?, &unnamed)
@@ -413,7 +413,7 @@ impl AttachPlan {
 
     fn add_locks(&mut self, found: &[Found]) -> Result<(), ElfError> {
         let code = self.binary.code()?;
-        let mut done = BTreeSet::new();
+        let mut done = BTreeMap::new();
         for found in found {
             let Wanted { short, role, .. } = *found.wanted;
             let family = match role {
@@ -421,9 +421,21 @@ impl AttachPlan {
                 Role::SlowUnlock { family } => family,
                 Role::Poll | Role::Handoff => continue,
             };
-            // A symbol can be in two tables, and two names can share one body.
-            if !done.insert((found.vaddr, short)) {
-                continue;
+            // A symbol can be in two tables, and then it is the same one.
+            match done.insert(found.vaddr, short) {
+                Some(other) if other == short => continue,
+                Some(other) => {
+                    done.insert(found.vaddr, other);
+                    self.missing.push((
+                        family,
+                        MissingProbe {
+                            what: short.to_owned(),
+                            why: format!("it shares its code with {other} and is counted as that"),
+                        },
+                    ));
+                    continue;
+                }
+                None => {}
             }
             let Some(site) = site(&code, &self.binary, found.vaddr) else {
                 continue;
@@ -432,7 +444,7 @@ impl AttachPlan {
                 self.missing.push((family, refused(short, site)));
                 continue;
             }
-            if !insn::uses_first_argument(body(&code, found)) {
+            if code.is_x86_64() && !insn::uses_first_argument(body(&code, found)) {
                 self.missing.push((
                     family,
                     MissingProbe {
@@ -498,8 +510,12 @@ impl AttachPlan {
         let class = function
             .as_deref()
             .map_or(SiteClass::Unknown, class_of_caller);
-        let at = insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr)
-            .and_then(|probe| site(&code, &self.binary, vaddr + probe.offset));
+        let offset = if code.is_x86_64() {
+            insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr).map(|probe| probe.offset)
+        } else {
+            Some(0)
+        };
+        let at = offset.and_then(|offset| site(&code, &self.binary, vaddr + offset));
         ReturnPlace {
             function,
             class,
@@ -703,7 +719,12 @@ pub(super) fn site(code: &Elf<'_>, binary: &Binary, vaddr: u64) -> Option<Site> 
     Some(Site {
         file_offset,
         address: binary.module.address(file_offset)?,
-        price: FirstInstruction::of(code.bytes_at(vaddr, 16)),
+        // Elsewhere than on x86 there is no cheap kind of first instruction.
+        price: if code.is_x86_64() {
+            FirstInstruction::of(code.bytes_at(vaddr, 16))
+        } else {
+            FirstInstruction::SingleStepped
+        },
     })
 }
 
@@ -775,6 +796,9 @@ fn deadline_argument(code: &Elf<'_>, found: &Found) -> u32 {
     const NO_DEADLINE: u32 = 1_000_000_000;
     /// `upgrade_slow` hands its arguments on to `wait_for_readers` and jumps there.
     const HOPS: usize = 2;
+    if !code.is_x86_64() {
+        return 0;
+    }
     let mut bytes = body(code, found);
     let mut vaddr = found.vaddr;
     for _ in 0..HOPS {
