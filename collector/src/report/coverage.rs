@@ -41,42 +41,6 @@ impl Coverage {
         coverage
     }
 
-    /// One line: what was probed, how good the stacks are, and whether anything was lost.
-    pub fn sentence(&self) -> String {
-        let families: Vec<String> = self
-            .probes
-            .iter()
-            .map(|family| format!("{} {}/{}", family.name, family.attached, family.found))
-            .collect();
-        let probes = if families.is_empty() {
-            "probes unknown".to_owned()
-        } else {
-            format!("probes {}", families.join(", "))
-        };
-        let mut line = format!(
-            "coverage: {probes}; {} of {} stacks reach the thread's start",
-            self.stacks.reached_thread_start, self.stacks.distinct
-        );
-        let Lost {
-            long_polls,
-            long_poll_ns: _,
-            samples,
-            off_cpu,
-            lock_waits,
-            other,
-        } = self.lost;
-        let lost = long_polls + samples + off_cpu + lock_waits + other;
-        if lost == 0 {
-            line.push_str("; no event lost");
-        } else {
-            line.push_str(&format!("; {} lost", count(lost, "event")));
-        }
-        if self.cut.is_some() {
-            line.push_str("; the capture was cut off");
-        }
-        line
-    }
-
     fn notes(&self, long_polls: usize) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(cut) = &self.cut {

@@ -13,7 +13,7 @@ mod label;
 mod locks;
 mod model;
 mod stacks;
-pub(crate) mod words;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -80,23 +80,6 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
             .collect(),
         blocking,
         lock_wait,
-    }
-}
-
-impl Report {
-    /// A title for a picture of `what` (`lock wait`).
-    pub fn title(&self, what: &str) -> String {
-        let CaptureInfo {
-            process_name,
-            pid,
-            host,
-            duration_ns,
-            ..
-        } = &self.capture;
-        format!(
-            "{what} of {process_name} (pid {pid}) on {host}, {}",
-            words::duration(*duration_ns)
-        )
     }
 }
 
