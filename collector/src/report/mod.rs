@@ -61,6 +61,7 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
             .flat_map(|poll| &poll.shares)
             .filter_map(|share| share.stack),
     );
+    let (stack_table, frames) = stacks.listed(&listed);
     Report {
         schema_version: SCHEMA_VERSION,
         capture: capture_info(capture, recorded),
@@ -71,7 +72,8 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
         long_polls,
         locks: locks.entries,
         condvars: locks.condvars,
-        stacks: stacks.listed(&listed),
+        stacks: stack_table,
+        frames,
         coverage: Coverage::new(capture, &polls, &stacks),
         counters: capture
             .counters
