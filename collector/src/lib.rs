@@ -5,10 +5,10 @@
 
 pub mod capture;
 pub mod classify;
+pub mod cli;
 pub mod correlate;
 pub mod decode;
 pub mod event;
-pub mod cli;
 pub mod probe;
 pub mod record;
 pub mod render;

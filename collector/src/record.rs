@@ -18,7 +18,8 @@ use thiserror::Error;
 use zerocopy::FromBytes as _;
 
 use crate::capture::{
-    CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, Writer,
+    CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
+    Writer,
 };
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
@@ -113,7 +114,6 @@ pub struct Started {
 struct Recording<'a> {
     process: &'a Process,
     plan: &'a AttachPlan,
-    config: &'a probe::Config,
     probes: Probes,
     records: Records,
     writer: Writer,
@@ -152,7 +152,6 @@ impl<'a> Recording<'a> {
         let mut recording = Recording {
             process,
             plan,
-            config,
             probes,
             records,
             writer,
@@ -190,10 +189,13 @@ impl<'a> Recording<'a> {
     }
 
     async fn readable(&mut self) -> Result<(), RecordError> {
-        self.records.readable().await.map_err(|source| RecordError::Wait {
-            what: "BPF records",
-            source,
-        })
+        self.records
+            .readable()
+            .await
+            .map_err(|source| RecordError::Wait {
+                what: "BPF records",
+                source,
+            })
     }
 
     fn begin(&mut self) -> Result<Started, RecordError> {
@@ -249,9 +251,9 @@ impl<'a> Recording<'a> {
             let writer = &mut self.writer;
             let taken = self.records.take(|record| {
                 writer.record(record).map(|()| match kind(record) {
-                    Some(wire::EVENT_RETURN_SITE) => {
-                        wire::ReturnSite::read_from_bytes(record).ok().map(Notice::ReturnSite)
-                    }
+                    Some(wire::EVENT_RETURN_SITE) => wire::ReturnSite::read_from_bytes(record)
+                        .ok()
+                        .map(Notice::ReturnSite),
                     Some(wire::EVENT_PROCESS_EXEC) => Some(Notice::Exec),
                     _ => None,
                 })
@@ -269,27 +271,23 @@ impl<'a> Recording<'a> {
     /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.
     fn attach_return_site(&mut self, site: &wire::ReturnSite) {
         let place = self.plan.return_place(site.return_addr);
-        let attached = place
-            .site
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|probe| {
-                let failed = |error: ProbeError| error.to_string();
-                let file = self.plan.file().map_err(str::to_owned)?;
-                self.probes
-                    .attach_uprobes(UprobeProgram::PollExit, file, &[point(probe, 0)])
-                    .map_err(failed)?;
-                let at = probe::now();
-                let state = wire::ReturnSiteState {
-                    attached_ns: at.0,
-                    class: class_code(place.class),
-                    zero: 0,
-                };
-                self.probes
-                    .set_return_site(site.return_addr, state)
-                    .map_err(failed)?;
-                Ok(at)
-            });
+        let attached = place.site.as_ref().map_err(Clone::clone).and_then(|probe| {
+            let failed = |error: ProbeError| error.to_string();
+            let file = self.plan.file().map_err(str::to_owned)?;
+            self.probes
+                .attach_uprobes(UprobeProgram::PollExit, file, &[point(probe, 0)])
+                .map_err(failed)?;
+            let at = probe::now();
+            let state = wire::ReturnSiteState {
+                attached_ns: at.0,
+                class: class_code(place.class),
+                zero: 0,
+            };
+            self.probes
+                .set_return_site(site.return_addr, state)
+                .map_err(failed)?;
+            Ok(at)
+        });
         self.return_sites.push(ReturnSite {
             return_addr: CodeAddr(site.return_addr),
             function: place.function,

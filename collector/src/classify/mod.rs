@@ -50,36 +50,38 @@ impl Rules {
     ///
     /// The first rule that matches decides. Without one: where the source file lies. Without a file:
     /// [`Origin::User`] if the crate is named like the executable, which then is its main crate,
-    /// [`Origin::Library`] for anything in a shared library, and else [`Origin::Unknown`]. It errs
-    /// where a package has been renamed, and where a macro of one crate left its own file in the
-    /// debug info of another.
+    /// [`Origin::Library`] for anything in a shared library, and else [`Origin::Unknown`].
     pub fn classify(&self, frame: &Frame) -> Class {
-        let source = frame.file.as_deref().map(witness::source);
         let named = frame.unresolved.is_none();
         let name = if named {
             witness::name(&frame.function)
         } else {
             Name::Symbol("")
         };
+        let source = frame
+            .file
+            .as_deref()
+            .map(witness::source)
+            .filter(|source| agree(name, *source));
         let krate = crate_of(name, source);
 
         let by_crate = krate.and_then(|krate| self.by_crate(krate));
+        let by_path = match name {
+            Name::Path { path, .. } | Name::Impl { path, .. } => self.by_path(path),
+            Name::Symbol(symbol) => self.by_symbol(symbol),
+        };
+        let by_module = self.by_module(&frame.module);
         // A package's name can differ from its crate's: rust-argon2 is `argon2`.
         let by_package = match source {
             Some(Source::Package(package)) => self.by_crate(package),
             _ => None,
         };
-        let by_path = match name {
-            Name::Path { path, .. } | Name::Impl { path, .. } => self.by_path(path),
-            Name::Symbol(symbol) => self.by_symbol(symbol),
-        };
-        // A library's file says more than that a name in it is C.
-        let by_module = self.by_module(&frame.module);
 
-        let first = [by_crate, by_package, by_path, by_module]
+        let first = [by_crate, by_path, by_module]
             .into_iter()
             .flatten()
-            .min_by_key(|(place, _)| *place);
+            .min_by_key(|(place, _)| *place)
+            .or(by_package);
         let origin = match (first, source) {
             (Some((_, origin)), _) => origin,
             (None, Some(Source::Std(_))) => Origin::Std,
@@ -120,6 +122,27 @@ fn crate_of<'a>(name: Name<'a>, source: Option<Source<'a>>) -> Option<&'a str> {
         ) => of_type.or(of_trait),
         (Name::Symbol(_), _) => None,
     }
+}
+
+/// Whether the file can be the one that the function was written in.
+///
+/// It is not where a macro of another crate left its file in the debug info: `tracing::event!` in
+/// `server::run` can show a file of tracing. Then the name is right, for a plain path begins with the
+/// crate that defines the function, and the file tells nothing. A package that is called something
+/// else than its crate is told from that by the one name containing the other: rust-argon2 is
+/// `argon2`, md-5 is `md5`. Where it does not (a renaming without resemblance), the frame ends up
+/// without a place, and [`Origin::Unknown`] if no rule knows its crate.
+fn agree(name: Name<'_>, source: Source<'_>) -> bool {
+    let (Name::Path { krate, .. }, Source::Std(package) | Source::Package(package)) =
+        (name, source)
+    else {
+        return true;
+    };
+    let letters = |s: &str| s.replace(['-', '_'], "");
+    let (krate, package) = (letters(krate), letters(package));
+    krate.contains(&package)
+        || package.contains(&krate)
+        || (matches!(source, Source::Std(_)) && is_std(&krate))
 }
 
 fn is_std(krate: &str) -> bool {
@@ -315,6 +338,46 @@ mod tests {
         let file = package("rust-argon2-2.1.0/src/core.rs");
         let class = rules.classify(&frame("argon2::core::fill_segment", Some(&file), "s"));
         assert_eq!(class.origin, Origin::Crypto);
+    }
+
+    /// A macro's file in another crate's function is not taken for the function's.
+    #[test]
+    fn macros() {
+        check(
+            "citadel_proto::proto::session::run::{{closure}}",
+            Some(&package("tracing-0.1.44/src/macros.rs")),
+            "server",
+            Origin::User,
+            Some("citadel_proto"),
+        );
+        check(
+            "my_server::run",
+            Some(&package("tokio-1.49.0/src/macros/select.rs")),
+            "my-server",
+            Origin::User,
+            Some("my_server"),
+        );
+        check(
+            "my_logic::run",
+            Some("/rustc/59807616e1fa/library/core/src/macros/mod.rs"),
+            "my-server",
+            Origin::Unknown,
+            Some("my_logic"),
+        );
+        check(
+            "core::ptr::drop_in_place<rustls::Connection>",
+            Some(&package("rustls-0.23.1/src/conn.rs")),
+            "my-server",
+            Origin::Std,
+            Some("core"),
+        );
+        check(
+            "webpki::verify_cert::verify",
+            Some(&package("rustls-webpki-0.103.1/src/verify_cert.rs")),
+            "my-server",
+            Origin::Crypto,
+            Some("webpki"),
+        );
     }
 
     /// Locks inside std and tokio are locks, the rest of std and tokio is not.

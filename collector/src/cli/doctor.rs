@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::select::{OptionalSelect, target_failure};
+use super::select::{Select, target_failure};
 use super::{Exit, Failure};
 use crate::probe;
 use crate::target::doctor::{Host, uretprobes_are_safe};
@@ -13,14 +13,16 @@ use crate::target::{AttachPlan, Process};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    target: OptionalSelect,
+    target: Select,
 }
 
 impl Args {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let host = Host::look();
         let mut text = kernel(&host);
-        let mut exit = preflight(&host).err().map_or(Exit::Ok, |failure| failure.exit);
+        let mut exit = preflight(&host)
+            .err()
+            .map_or(Exit::Ok, |failure| failure.exit);
         if let Some(process) = self.target.open()? {
             let plan = process.plan().map_err(target_failure)?;
             text.push_str(&target(&process, &plan, &host));
@@ -44,7 +46,10 @@ pub fn preflight(host: &Host) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
-    Err(Failure::new(exit, anyhow::anyhow!("{}", obstacles.join("; "))))
+    Err(Failure::new(
+        exit,
+        anyhow::anyhow!("{}", obstacles.join("; ")),
+    ))
 }
 
 fn kernel(host: &Host) -> String {
@@ -88,7 +93,9 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
         text.push_str("  the file was replaced on disk since: the running one is looked at\n");
     }
     if process.in_other_mount_namespace() || process.in_other_pid_namespace() {
-        text.push_str("  it runs in other namespaces (a container): its files are taken from there\n");
+        text.push_str(
+            "  it runs in other namespaces (a container): its files are taken from there\n",
+        );
     }
     for family in plan.families() {
         let mark = match (family.found, family.missing.is_empty()) {
@@ -96,7 +103,11 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
             (_, true) => "ok",
             (_, false) => "part",
         };
-        let _ = writeln!(text, "  {mark:<5} {:<15} {} sites", family.name, family.found);
+        let _ = writeln!(
+            text,
+            "  {mark:<5} {:<15} {} sites",
+            family.name, family.found
+        );
         for missing in family.missing {
             let _ = writeln!(text, "          {}: {}", missing.what, missing.why);
         }

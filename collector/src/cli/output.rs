@@ -52,7 +52,10 @@ impl OutputFolder {
                 .map_err(|error| Failure::new(Exit::Other, error))
         };
         let files = [
-            ("blocking.svg", drawn(&report.blocking, "runtime-blocking time")?),
+            (
+                "blocking.svg",
+                drawn(&report.blocking, "runtime-blocking time")?,
+            ),
             ("lockwait.svg", drawn(&report.lock_wait, "lock wait")?),
             ("report.json", render::json(report)),
         ];

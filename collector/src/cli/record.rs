@@ -20,6 +20,7 @@ use crate::target::doctor::Host;
 
 /// What to record, and where to.
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["pid", "name", "exe"])))]
 pub struct Args {
     #[command(flatten)]
     target: Select,
@@ -61,7 +62,9 @@ impl Args {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         // Whatever the person got wrong shows before the target is touched.
         let rules = load_rules(self.rules.as_deref())?;
-        let process = self.target.open()?;
+        let Some(process) = self.target.open()? else {
+            unreachable!("clap asks for one");
+        };
         preflight(&Host::look())?;
         let output = OutputFolder::prepare(&self.output)?;
         let threshold = Nanos(self.threshold.as_nanos() as u64);
@@ -97,12 +100,15 @@ impl Args {
             }))
             .map_err(record_failure)?;
         // The report is made from the file: what it says is what the file says, here and elsewhere.
-        let capture = capture::read(&options.capture)
-            .map_err(|error| Failure::new(Exit::Capture, error))?;
+        let capture =
+            capture::read(&options.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
         let report = report::build(&capture, &rules);
         let written = output.write(&report)?;
         show(&report, std::io::stdout().is_terminal());
-        eprintln!("holdup: detached in {} ms", capture.end.detach.0 / 1_000_000);
+        eprintln!(
+            "holdup: detached in {} ms",
+            capture.end.detach.0 / 1_000_000
+        );
         for path in written.iter().chain([&options.capture]) {
             eprintln!("holdup: wrote {}", path.display());
         }

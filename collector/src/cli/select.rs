@@ -8,24 +8,10 @@ use super::{Exit, Failure};
 use crate::event::Pid;
 use crate::target::{Process, TargetError};
 
-/// Exactly one of these.
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-pub struct Select {
-    #[command(flatten)]
-    which: Which,
-}
-
 /// One of these, or none.
 #[derive(Args)]
-pub struct OptionalSelect {
-    #[command(flatten)]
-    which: Which,
-}
-
-#[derive(Args)]
 #[group(multiple = false)]
-struct Which {
+pub struct Select {
     /// The process with this id
     #[arg(long, short)]
     pid: Option<u32>,
@@ -38,24 +24,8 @@ struct Which {
 }
 
 impl Select {
-    /// Opens it.
-    pub fn open(&self) -> Result<Process, Failure> {
-        match self.which.open()? {
-            Some(process) => Ok(process),
-            None => unreachable!("clap asks for one of them"),
-        }
-    }
-}
-
-impl OptionalSelect {
     /// Opens it, if one was named.
     pub fn open(&self) -> Result<Option<Process>, Failure> {
-        self.which.open()
-    }
-}
-
-impl Which {
-    fn open(&self) -> Result<Option<Process>, Failure> {
         let opened = match (self.pid, &self.name, &self.exe) {
             (Some(pid), _, _) => Process::open(Pid(pid)),
             (None, Some(name), _) => Process::find_by_name(name),

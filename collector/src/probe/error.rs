@@ -17,7 +17,9 @@ pub enum ProbeError {
         attempted: String,
     },
     /// The kernel can't.
-    #[error("this kernel can't {attempted}: {source}; holdup needs Linux 5.18 or newer with BPF and uprobes")]
+    #[error(
+        "this kernel can't {attempted}: {source}; holdup needs Linux 5.18 or newer with BPF and uprobes"
+    )]
     Kernel {
         /// What it can't.
         attempted: String,
@@ -25,7 +27,9 @@ pub enum ProbeError {
         source: io::Error,
     },
     /// The verifier rejected a program, which is a defect of holdup on this kernel.
-    #[error("the kernel's verifier rejected {program}: please report this with the kernel's version. {log}")]
+    #[error(
+        "the kernel's verifier rejected {program}: please report this with the kernel's version. {log}"
+    )]
     Verifier {
         /// The program.
         program: String,
@@ -77,9 +81,10 @@ impl ProbeError {
                 };
             }
             if let Some(io_error) = error.downcast_ref::<io::Error>() {
-                let copy = io_error
-                    .raw_os_error()
-                    .map_or_else(|| io::Error::other(io_error.to_string()), io::Error::from_raw_os_error);
+                let copy = io_error.raw_os_error().map_or_else(
+                    || io::Error::other(io_error.to_string()),
+                    io::Error::from_raw_os_error,
+                );
                 return ProbeError::from_io(attempted, copy);
             }
             cause = error.source();

@@ -268,7 +268,11 @@ impl Probes {
     pub fn detach(&mut self) -> Duration {
         let start = Instant::now();
         // The scheduler's tracepoints go first: they cost every context switch of the host.
-        let names: Vec<String> = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let names: Vec<String> = self
+            .ebpf
+            .programs()
+            .map(|(name, _)| name.to_owned())
+            .collect();
         for name in &names {
             let unloaded = match self.ebpf.program_mut(name) {
                 Some(aya::programs::Program::RawTracePoint(program)) => program.unload(),
@@ -349,7 +353,9 @@ mod tests {
             .find(|symbol| symbol.demangled().ends_with("load::map_fd"))
             .expect("the function is in the binary");
         let point = UprobePoint {
-            file_offset: elf.file_offset(function.vaddr).expect("code is in the file"),
+            file_offset: elf
+                .file_offset(function.vaddr)
+                .expect("code is in the file"),
             cookie: 1,
         };
         for program in [
@@ -369,10 +375,15 @@ mod tests {
         if let Err(error) = probes.attach_scheduler() {
             panic!("{error}");
         }
-        let cpus = probes.attach_cpu_clock(997).expect("CPU clocks can be sampled as root");
+        let cpus = probes
+            .attach_cpu_clock(997)
+            .expect("CPU clocks can be sampled as root");
         assert!(cpus >= 1);
         eprintln!("detached in {:?}", probes.detach());
-        assert_eq!(probes.lock_waits().expect("the map can be read"), Vec::new());
+        assert_eq!(
+            probes.lock_waits().expect("the map can be read"),
+            Vec::new()
+        );
     }
 
     /// The kernel that runs here verifies every program.

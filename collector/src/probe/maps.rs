@@ -23,13 +23,21 @@ impl Probes {
         self.array_set("SITE_CLASS", site, class.as_bytes())
     }
 
-    fn array_set(&mut self, name: &'static str, index: u32, value: &[u8]) -> Result<(), ProbeError> {
+    fn array_set(
+        &mut self,
+        name: &'static str,
+        index: u32,
+        value: &[u8],
+    ) -> Result<(), ProbeError> {
         let failed = |reason: String| ProbeError::Map {
             attempted: "write to",
             map: name,
             reason,
         };
-        let map = self.ebpf.map_mut(name).ok_or_else(|| failed("no such map".to_owned()))?;
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| failed("no such map".to_owned()))?;
         let result = match value.len() {
             4 => {
                 let mut bytes = [0; 4];
@@ -85,9 +93,7 @@ impl Probes {
     }
 
     /// Every lock wait, summed.
-    pub fn lock_waits(
-        &self,
-    ) -> Result<Vec<(wire::LockWaitKey, wire::LockWaitTotals)>, ProbeError> {
+    pub fn lock_waits(&self) -> Result<Vec<(wire::LockWaitKey, wire::LockWaitTotals)>, ProbeError> {
         const KEY: usize = size_of::<wire::LockWaitKey>();
         const VALUE: usize = size_of::<wire::LockWaitTotals>();
         Ok(self
@@ -131,7 +137,10 @@ impl Probes {
             map: name,
             reason,
         };
-        let map = self.ebpf.map(name).ok_or_else(|| failed("no such map".to_owned()))?;
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| failed("no such map".to_owned()))?;
         let map: HashMap<&MapData, K, V> =
             HashMap::try_from(map).map_err(|error| failed(error.to_string()))?;
         let mut entries = Vec::new();
@@ -181,10 +190,15 @@ impl Probes {
             map: name,
             reason,
         };
-        let map = self.ebpf.map(name).ok_or_else(|| failed("no such map".to_owned()))?;
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| failed("no such map".to_owned()))?;
         let map: PerCpuArray<&MapData, V> =
             PerCpuArray::try_from(map).map_err(|error| failed(error.to_string()))?;
-        let values = map.get(&index, 0).map_err(|error| failed(error.to_string()))?;
+        let values = map
+            .get(&index, 0)
+            .map_err(|error| failed(error.to_string()))?;
         Ok(values.iter().copied().collect())
     }
 }

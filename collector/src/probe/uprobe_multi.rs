@@ -37,12 +37,10 @@ impl MultiPrograms {
         let unusable = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
         let mut object = aya_obj::Object::parse(object).map_err(|e| unusable(&e))?;
         let maps = std::mem::take(&mut object.maps);
-        let features = aya::features()
-            .btf()
-            .ok_or_else(|| ProbeError::Kernel {
-                attempted: "load types of BPF programs (BTF)".to_owned(),
-                source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
-            })?;
+        let features = aya::features().btf().ok_or_else(|| ProbeError::Kernel {
+            attempted: "load types of BPF programs (BTF)".to_owned(),
+            source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+        })?;
         let btf = object
             .fixup_and_sanitize_btf(features)
             .map_err(|e| unusable(&e))?
@@ -50,15 +48,20 @@ impl MultiPrograms {
             .to_bytes();
         let btf = load_btf(&btf)
             .map_err(|error| ProbeError::from_io("load types of BPF programs (BTF)", error))?;
-        let text_sections: HashSet<usize> =
-            object.functions.keys().map(|(section, _)| *section).collect();
+        let text_sections: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|(section, _)| *section)
+            .collect();
         let with_fds = maps
             .iter()
             .filter_map(|(name, map)| Some((name.as_str(), *map_fds.get(name)?, map)));
         object
             .relocate_maps(with_fds, &text_sections)
             .map_err(|e| unusable(&e))?;
-        object.relocate_calls(&text_sections).map_err(|e| unusable(&e))?;
+        object
+            .relocate_calls(&text_sections)
+            .map_err(|e| unusable(&e))?;
         Ok(MultiPrograms { object, btf })
     }
 
@@ -89,9 +92,9 @@ impl MultiPrograms {
         let mut log = Vec::new();
         match load(&code, &mut log) {
             Ok(fd) => Ok(fd),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) => {
-                Err(ProbeError::from_io(format!("load the program {name}"), error))
-            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) => Err(
+                ProbeError::from_io(format!("load the program {name}"), error),
+            ),
             Err(_) => {
                 // Once more for its reasons. The log is not asked for the first time: a buffer that is
                 // too small makes the load of a good program fail.

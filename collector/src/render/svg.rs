@@ -239,7 +239,7 @@ const BACKGROUND: Color = rgb(250, 250, 250);
 /// What a colour means, in the legend's order: whose code it is.
 const ORIGINS: [(Origin, &str, Color); 8] = [
     (Origin::User, "your code", rgb(118, 183, 107)),
-    (Origin::Crypto, "crypto", rgb(240, 128, 90)),
+    (Origin::Crypto, "crypto", rgb(244, 142, 84)),
     (Origin::Lock, "lock", rgb(232, 186, 60)),
     (Origin::Runtime, "runtime", rgb(126, 170, 224)),
     (Origin::Library, "library", rgb(170, 196, 190)),
@@ -251,7 +251,7 @@ const ORIGINS: [(Origin, &str, Color); 8] = [
 /// And what the thread was doing.
 const KINDS: [(FrameKind, &str, Color); 6] = [
     (FrameKind::Root, "task", rgb(168, 168, 178)),
-    (FrameKind::OnCpu, "on-CPU", rgb(232, 104, 80)),
+    (FrameKind::OnCpu, "on-CPU", rgb(216, 84, 102)),
     (FrameKind::LockWait, "lock wait", rgb(214, 158, 0)),
     (FrameKind::RunQueue, "run queue", rgb(180, 140, 208)),
     (FrameKind::Sleep, "sleep, I/O", rgb(88, 174, 180)),

@@ -100,7 +100,11 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
 
 fn findings(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if report.findings.is_empty() {
-        return writeln!(out, "\n{}", style.bold("No finding: nothing held the runtime up."));
+        return writeln!(
+            out,
+            "\n{}",
+            style.bold("No finding: nothing held the runtime up.")
+        );
     }
     writeln!(out, "\n{}", style.bold("Findings, most harm first"))?;
     for (n, finding) in report.findings.iter().take(FINDINGS).enumerate() {
@@ -119,7 +123,11 @@ fn call_sites(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         return Ok(());
     }
     writeln!(out, "\n{}", style.bold("Where long polls spent their time"))?;
-    writeln!(out, "{}", style.dim("      time  share  polls  doing      where"))?;
+    writeln!(
+        out,
+        "{}",
+        style.dim("      time  share  polls  doing      where")
+    )?;
     let total = report.summary.blocking_ns.0.max(1);
     for site in report.call_sites.iter().take(ROWS) {
         writeln!(
@@ -140,7 +148,11 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         return Ok(());
     }
     writeln!(out, "\n{}", style.bold("Locks, most waited for first"))?;
-    writeln!(out, "{}", style.dim("     total    waits    longest  lock, and who held it most"))?;
+    writeln!(
+        out,
+        "{}",
+        style.dim("     total    waits    longest  lock, and who held it most")
+    )?;
     for lock in report.locks.iter().take(ROWS) {
         writeln!(
             out,
@@ -183,7 +195,12 @@ fn coverage(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         .iter()
         .map(|family| format!("{} {}/{}", family.name, family.attached, family.found))
         .collect();
-    wrapped(out, "  ", "    ", &format!("probed: {}", families.join(", ")))?;
+    wrapped(
+        out,
+        "  ",
+        "    ",
+        &format!("probed: {}", families.join(", ")),
+    )?;
     for note in &report.coverage.notes {
         wrapped(out, "  ", "    ", &shown(note))?;
     }
@@ -293,11 +310,21 @@ mod tests {
     /// Three digits, whatever the size.
     #[test]
     fn durations_have_three_digits() {
-        let shown = [999, 1_000, 12_340, 99_960, 5_000_000, 123_456_789, 61_000_000_000]
-            .map(|ns| duration(Nanos(ns)));
+        let shown = [
+            999,
+            1_000,
+            12_340,
+            99_960,
+            5_000_000,
+            123_456_789,
+            61_000_000_000,
+        ]
+        .map(|ns| duration(Nanos(ns)));
         assert_eq!(
             shown,
-            ["999 ns", "1.00 us", "12.3 us", "100 us", "5.00 ms", "123 ms", "61.0 s"]
+            [
+                "999 ns", "1.00 us", "12.3 us", "100 us", "5.00 ms", "123 ms", "61.0 s"
+            ]
         );
     }
 

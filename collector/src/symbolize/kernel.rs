@@ -43,9 +43,11 @@ impl KernelSymbols {
 
     /// Name of an address of the kernel. Without the right to see /proc/kallsyms it is a number.
     pub(super) fn frame(&self, addr: u64) -> Frame {
-        let mut kernel = Kernel::default();
-        // kallsyms is enough for a name; vmlinux, where there is one, takes hundreds of megabytes.
-        kernel.vmlinux = MaybeDefault::None;
+        let kernel = Kernel {
+            // kallsyms is enough for a name; vmlinux, where there is one, takes hundreds of megabytes.
+            vmlinux: MaybeDefault::None,
+            ..Kernel::default()
+        };
         let name = self.name(&Source::Kernel(kernel), addr);
         let unresolved = name.is_none().then_some(Unresolved::NoSymbol);
         Frame {

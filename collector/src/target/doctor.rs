@@ -164,7 +164,11 @@ impl Host {
 
     /// The kernel has what tracing takes, whatever this process is allowed.
     pub fn can_trace(&self) -> bool {
-        self.uprobes && self.btf && self.kernel.is_none_or(|kernel| kernel >= KernelVersion::OLDEST)
+        self.uprobes
+            && self.btf
+            && self
+                .kernel
+                .is_none_or(|kernel| kernel >= KernelVersion::OLDEST)
     }
 
     /// What stands in the way, most important first: a sentence each, with what to do. Empty when nothing
@@ -261,7 +265,10 @@ pub fn uretprobes_are_safe(kernel: Option<KernelVersion>, target: Seccomp) -> Re
             "the target runs under a seccomp filter, and on kernel {} a probe at a function's return makes \
              a system call that such a filter does not let through and that would kill it: update the \
              kernel to {LET_THROUGH} or newer",
-            kernel.map_or_else(|| "of unknown version".to_owned(), |kernel| kernel.to_string()),
+            kernel.map_or_else(
+                || "of unknown version".to_owned(),
+                |kernel| kernel.to_string()
+            ),
         )),
     }
 }
@@ -301,7 +308,10 @@ mod tests {
         let missing = |mask: u64| -> Vec<&str> {
             let status = format!("CapEff:\t{mask:016x}\nSeccomp:\t0\n");
             let host = host("6.18.4", &status);
-            host.missing_capabilities.iter().map(|one| one.name).collect()
+            host.missing_capabilities
+                .iter()
+                .map(|one| one.name)
+                .collect()
         };
         assert_eq!(
             missing(0),
@@ -309,7 +319,10 @@ mod tests {
         );
         assert_eq!(missing(1 << 21), ["CAP_SYS_PTRACE"]);
         assert_eq!(missing(1 << 39 | 1 << 38 | 1 << 19), ["CAP_SYS_ADMIN"]);
-        assert_eq!(missing(1 << 39 | 1 << 38 | 1 << 19 | 1 << 40), Vec::<&str>::new());
+        assert_eq!(
+            missing(1 << 39 | 1 << 38 | 1 << 19 | 1 << 40),
+            Vec::<&str>::new()
+        );
     }
 
     /// Each obstacle has a sentence of its own that says what to do.

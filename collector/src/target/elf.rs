@@ -160,6 +160,43 @@ impl<'data> Elf<'data> {
             })
     }
 
+    /// Pointers in the data: where each is, and what it points to, both virtual addresses. From the
+    /// relocations that the loader applies, and, as those may be packed (`.relr.dyn`) or not needed (a
+    /// program that is not position-independent), from the words of the data itself.
+    pub fn pointers(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let words = [".data.rel.ro", ".rodata", ".got"]
+            .into_iter()
+            .flat_map(|name| {
+                let section = self.file.section_by_name(name);
+                let start = section.as_ref().map_or(0, |section| section.address());
+                let bytes = section
+                    .and_then(|section| section.data().ok())
+                    .unwrap_or(&[]);
+                let words = bytes.as_chunks::<8>().0.iter();
+                words
+                    .enumerate()
+                    .map(move |(n, word)| {
+                        (start.wrapping_add(8 * n as u64), u64::from_le_bytes(*word))
+                    })
+                    .filter(|(_, target)| self.is_code(*target))
+            });
+        let relocations = self.file.dynamic_relocations().into_iter().flatten();
+        words.chain(relocations.filter_map(|(place, relocation)| {
+            let target = u64::try_from(relocation.addend()).ok()?;
+            let relative = relocation.target() == object::RelocationTarget::Absolute;
+            (relative && self.is_code(target)).then_some((place, target))
+        }))
+    }
+
+    fn is_code(&self, vaddr: u64) -> bool {
+        self.segments.iter().any(|segment| {
+            segment.executable
+                && vaddr
+                    .checked_sub(segment.vaddr)
+                    .is_some_and(|into| into < segment.file_size)
+        })
+    }
+
     /// Where the byte at virtual address `vaddr` is in the file.
     pub fn file_offset(&self, vaddr: u64) -> Option<u64> {
         self.segments.iter().find_map(|segment| {

@@ -72,22 +72,23 @@ impl AttachPlan {
     /// Adds the places, or why there are none.
     pub(super) fn add_handoffs(&mut self, found: &[Found]) -> Result<(), ElfError> {
         let polls = self.worker_loops();
-        let places = |plan: &AttachPlan, path: &str, when: &When| -> Result<Vec<Handoff>, ElfError> {
-            let code = plan.binary.code()?;
-            let mut places: Vec<Handoff> = found
-                .iter()
-                .filter(|found| found.wanted.path == path)
-                .filter_map(|found| {
-                    Some(Handoff {
-                        function: found.wanted.short,
-                        site: site(&code, &plan.binary, found.vaddr)?,
-                        when: when.clone(),
+        let places =
+            |plan: &AttachPlan, path: &str, when: &When| -> Result<Vec<Handoff>, ElfError> {
+                let code = plan.binary.code()?;
+                let mut places: Vec<Handoff> = found
+                    .iter()
+                    .filter(|found| found.wanted.path == path)
+                    .filter_map(|found| {
+                        Some(Handoff {
+                            function: found.wanted.short,
+                            site: site(&code, &plan.binary, found.vaddr)?,
+                            when: when.clone(),
+                        })
                     })
-                })
-                .collect();
-            places.dedup();
-            Ok(places)
-        };
+                    .collect();
+                places.dedup();
+                Ok(places)
+            };
         if !polls.is_empty() {
             let when = When::SpawnsTask { polls };
             for path in SPAWN_FUNCTIONS {

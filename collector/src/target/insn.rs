@@ -174,6 +174,72 @@ pub fn tail_jump(code: &[u8], vaddr: u64) -> Option<u64> {
     None
 }
 
+/// Where a call or a jump out of a function leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// To this address.
+    To(u64),
+    /// To the address that this place holds.
+    Through(u64),
+}
+
+/// The calls and the jumps out of function `code` at `vaddr`, in address order.
+pub fn calls(code: &[u8], vaddr: u64) -> impl Iterator<Item = Call> + '_ {
+    let end = vaddr.saturating_add(code.len() as u64);
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            let is_call = match instruction.flow_control() {
+                FlowControl::Call | FlowControl::IndirectCall => true,
+                FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => false,
+                _ => continue,
+            };
+            if instruction.is_ip_rel_memory_operand() {
+                return Some(Call::Through(instruction.ip_rel_memory_address()));
+            }
+            if instruction.op0_kind() == iced_x86::OpKind::NearBranch64 {
+                let target = instruction.near_branch_target();
+                if is_call || !(vaddr..end).contains(&target) {
+                    return Some(Call::To(target));
+                }
+            }
+        }
+        None
+    })
+}
+
+/// Whether function `code` uses its first argument. The compiler makes a function that is only ever called
+/// with the address of one static into one that knows that address, and callers then pass anything.
+///
+/// Walks in address order up to the first use of the register, as `argument_compared_with` does. A call or
+/// a jump away counts as use: it may hand the argument on.
+pub fn uses_first_argument(code: &[u8]) -> bool {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut info = InstructionInfoFactory::new();
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        for used in info.info(&instruction).used_registers() {
+            if used.register().full_register() == Register::RDI {
+                return used.access() != iced_x86::OpAccess::Write;
+            }
+        }
+        let memory_through_it = info
+            .info(&instruction)
+            .used_memory()
+            .iter()
+            .any(|memory| memory.base() == Register::RDI || memory.index() == Register::RDI);
+        let goes_on = matches!(
+            instruction.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch
+        );
+        if memory_through_it || !goes_on {
+            return true;
+        }
+    }
+    true
+}
+
 /// The System V integer argument registers, in order.
 const ARGUMENTS: [Register; 6] = [
     Register::RDI,
@@ -200,7 +266,6 @@ pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
     let mut registers: Vec<(Register, usize)> =
         ARGUMENTS.iter().enumerate().map(|(i, r)| (*r, i)).collect();
     let mut slots: Vec<((Register, u64), usize)> = Vec::new();
-    let mut compared_register = None;
     while decoder.can_decode() {
         let instruction = decoder.decode();
         let argument_in = |register: Register, registers: &[(Register, usize)]| {
@@ -226,11 +291,9 @@ pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
         if instruction.mnemonic() == iced_x86::Mnemonic::Cmp
             && instruction.op_kind(1) == iced_x86::OpKind::Immediate32
             && instruction.immediate32() == value
+            && let Some(argument) = source(0, &registers)
         {
-            if let Some(argument) = source(0, &registers) {
-                return Some(argument);
-            }
-            compared_register.get_or_insert(());
+            return Some(argument);
         }
         let copied = (instruction.mnemonic() == iced_x86::Mnemonic::Mov)
             .then(|| source(1, &registers))
@@ -259,4 +322,175 @@ pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What x86 kernels emulate, single-step and refuse, by the bytes.
+    #[test]
+    fn prices() {
+        use FirstInstruction::{Emulated, Refused, SingleStepped};
+        for (code, price) in [
+            (&[0x55][..], Emulated),                    // push rbp
+            (&[0x41, 0x57], Emulated),                  // push r15
+            (&[0x90], Emulated),                        // nop
+            (&[0xe9, 0, 0, 0, 0], Emulated),            // jmp
+            (&[0xeb, 0], Emulated),                     // jmp short
+            (&[0xe8, 0, 0, 0, 0], Emulated),            // call
+            (&[0x75, 0], Emulated),                     // jne
+            (&[0x0f, 0x84, 0, 0, 0, 0], Emulated),      // je near
+            (&[0x48, 0x89, 0xe5], SingleStepped),       // mov rbp, rsp
+            (&[0x48, 0x83, 0xec, 8], SingleStepped),    // sub rsp, 8
+            (&[0x41, 0x90], SingleStepped),             // xchg r8, rax: no nop
+            (&[0x66, 0x55], SingleStepped),             // push bp
+            (&[0xff, 0x10], SingleStepped),             // call [rax]
+            (&[0xf0, 0x48, 0x0f, 0xb1, 0x0f], Refused), // lock cmpxchg
+            (&[0x66, 0xe9, 0, 0], Refused),             // jmp rel16
+            (&[0xcc], Refused),                         // int3
+            (&[0xf4], Refused),                         // hlt
+            (&[0x06], Refused),                         // no instruction in 64-bit mode
+            (&[0xe9, 0], Refused),                      // cut
+            (&[], Refused),
+        ] {
+            assert_eq!(FirstInstruction::of(code), price, "{code:02x?}");
+        }
+    }
+
+    /// `cmpq $2, 0x18(%rbx); jne …` behind the scheduler's call: the jump is the cheap place.
+    #[test]
+    fn cheap_place_behind_a_call() {
+        let code = [0x48, 0x83, 0x7b, 0x18, 0x02, 0x75, 0x10, 0x55];
+        let place = return_site_probe(&code, 0x1000);
+        assert_eq!(
+            place,
+            Some(ReturnSiteProbe {
+                offset: 5,
+                price: FirstInstruction::Emulated
+            })
+        );
+    }
+
+    /// Nothing cheap before the stack pointer moves or the line ends: the return address itself.
+    #[test]
+    fn dear_place_behind_a_call() {
+        let dear = Some(ReturnSiteProbe {
+            offset: 0,
+            price: FirstInstruction::SingleStepped,
+        });
+        // mov rax, rbx; add rsp, 8; push rbx
+        assert_eq!(
+            return_site_probe(&[0x48, 0x89, 0xd8, 0x48, 0x83, 0xc4, 8, 0x53], 0),
+            dear
+        );
+        // mov rax, rbx; ret
+        assert_eq!(return_site_probe(&[0x48, 0x89, 0xd8, 0xc3], 0), dear);
+        // A push moves the stack pointer, but only after the probe on it.
+        assert_eq!(
+            return_site_probe(&[0x53], 0).map(|place| place.price),
+            Some(FirstInstruction::Emulated)
+        );
+        assert_eq!(return_site_probe(&[0xcc], 0), None);
+        assert_eq!(return_site_probe(&[], 0), None);
+    }
+
+    /// The nanoseconds of a deadline, in the register they came in and through a copy on the stack.
+    #[test]
+    fn compared_argument() {
+        const NO_DEADLINE: u32 = 1_000_000_000;
+        // push rbp; cmp edx, 1000000000
+        let direct = [0x55, 0x81, 0xfa, 0x00, 0xca, 0x9a, 0x3b];
+        assert_eq!(argument_compared_with(&direct, NO_DEADLINE), Some(2));
+        // mov r14d, ecx; xor ecx, ecx; cmp r14d, 1000000000
+        let copied = [
+            0x41, 0x89, 0xce, 0x31, 0xc9, 0x41, 0x81, 0xfe, 0x00, 0xca, 0x9a, 0x3b,
+        ];
+        assert_eq!(argument_compared_with(&copied, NO_DEADLINE), Some(3));
+        // mov [rbp-0x10], edx; xor edx, edx; mov eax, [rbp-0x10]; cmp eax, 1000000000
+        let spilled = [
+            0x89, 0x55, 0xf0, 0x31, 0xd2, 0x8b, 0x45, 0xf0, 0x3d, 0x00, 0xca, 0x9a, 0x3b,
+        ];
+        assert_eq!(argument_compared_with(&spilled, NO_DEADLINE), Some(2));
+        // xor edx, edx; cmp edx, 1000000000: not the argument any more
+        let overwritten = [0x31, 0xd2, 0x81, 0xfa, 0x00, 0xca, 0x9a, 0x3b];
+        assert_eq!(argument_compared_with(&overwritten, NO_DEADLINE), None);
+        assert_eq!(argument_compared_with(&direct, 7), None);
+        assert_eq!(argument_compared_with(&[], NO_DEADLINE), None);
+    }
+
+    /// `upgrade_slow` as rustc makes it: sets the fourth argument and jumps. A jump behind a new third
+    /// argument does not count.
+    #[test]
+    fn tail_jumps() {
+        // push rbp; mov rbp, rsp; mov ecx, 0x14; pop rbp; jmp +0x781
+        let code = [
+            0x55, 0x48, 0x89, 0xe5, 0xb9, 0x14, 0, 0, 0, 0x5d, 0xe9, 0x81, 0x07, 0, 0,
+        ];
+        assert_eq!(tail_jump(&code, 0x80fc0), Some(0x80fc0 + 15 + 0x781));
+        // xor edx, edx; jmp
+        assert_eq!(tail_jump(&[0x31, 0xd2, 0xe9, 0, 0, 0, 0], 0), None);
+        assert_eq!(tail_jump(&[0xc3], 0), None);
+        assert_eq!(tail_jump(&[], 0), None);
+    }
+
+    /// Calls and jumps that leave the function, straight and through a place in memory.
+    #[test]
+    fn ways_out() {
+        // call +0x100; jmp inside; call [rip+0x10]; jmp out of it; call rax
+        let code = [
+            0xe8, 0, 1, 0, 0, 0xeb, 0, 0xff, 0x15, 0x10, 0, 0, 0, 0xe9, 0, 2, 0, 0, 0xff, 0xd0,
+        ];
+        assert_eq!(
+            calls(&code, 0x1000).collect::<Vec<_>>(),
+            [
+                Call::To(0x1000 + 5 + 0x100),
+                Call::Through(0x1000 + 13 + 0x10),
+                Call::To(0x1000 + 18 + 0x200),
+            ]
+        );
+    }
+
+    /// A function that was made for one static does not look at the register.
+    #[test]
+    fn specialised_functions() {
+        // push rbp; mov r12, rdi
+        assert!(uses_first_argument(&[0x55, 0x49, 0x89, 0xfc]));
+        // mov rbx, [rdi]
+        assert!(uses_first_argument(&[0x48, 0x8b, 0x1f]));
+        // push rbp; lea rdi, [rip+0]
+        assert!(!uses_first_argument(&[0x55, 0x48, 0x8d, 0x3d, 0, 0, 0, 0]));
+        // xor edi, edi
+        assert!(!uses_first_argument(&[0x31, 0xff]));
+        // mov ecx, 0x14; jmp elsewhere, which gets it
+        assert!(uses_first_argument(&[
+            0xb9, 0x14, 0, 0, 0, 0xe9, 0, 0, 0, 0
+        ]));
+        assert!(uses_first_argument(&[]));
+    }
+
+    /// Any bytes are taken.
+    #[test]
+    fn random_bytes() {
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut bytes = [0u8; 64];
+        for _ in 0..20_000 {
+            for byte in &mut bytes {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                *byte = seed as u8;
+            }
+            let cut = (seed >> 32) as usize % bytes.len();
+            let code = &bytes[..cut];
+            if let Some(place) = return_site_probe(code, u64::MAX - 8) {
+                assert!((place.offset as usize) < code.len());
+            }
+            FirstInstruction::of(code);
+            argument_compared_with(code, 1_000_000_000);
+            tail_jump(code, u64::MAX - 8);
+            assert!(calls(code, u64::MAX - 8).count() <= code.len());
+            uses_first_argument(code);
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub mod mmap;
 pub mod names;
 pub mod process;
 pub mod sites;
+pub mod vtables;
 
 pub use binary::{Binary, Symbols};
 pub use doctor::{Host, KernelVersion};

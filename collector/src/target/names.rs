@@ -100,6 +100,8 @@ impl PollArguments {
         let job = ["scheduler::multi_thread", "thread_pool"]
             .iter()
             .find_map(|scheduler| {
+                // v0 symbols put the receiver of a method into brackets: `<…::worker::Launch>::launch`.
+                let job = job.strip_prefix('<').unwrap_or(job);
                 let of_runtime = job.strip_prefix("tokio::runtime::")?;
                 of_runtime
                     .strip_prefix(scheduler)?

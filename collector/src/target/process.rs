@@ -364,7 +364,10 @@ impl Process {
 
     /// The strictest seccomp mode of its threads: each has its own.
     pub fn seccomp(&self) -> Seccomp {
-        let tasks = fs::read_dir(self.proc_path("task")).into_iter().flatten().flatten();
+        let tasks = fs::read_dir(self.proc_path("task"))
+            .into_iter()
+            .flatten()
+            .flatten();
         tasks
             .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
             .map(|status| Status::parse(&status).seccomp)
@@ -732,6 +735,35 @@ mod tests {
         assert_eq!(empty.seccomp, Seccomp::Unknown);
         assert_eq!((empty.tgid, empty.ended), (0, false));
         assert!(Status::parse("State:\tZ (zombie)").ended);
+    }
+
+    /// Only 64-bit programs of this machine's kind are targets.
+    #[test]
+    fn machines() {
+        use std::io::Write as _;
+        let check = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().expect("a temporary file");
+            file.write_all(bytes).expect("written");
+            check_machine(7, &file)
+        };
+        let own = fs::read("/proc/self/exe").expect("the test binary is readable");
+        assert!(check(&own[..64]).is_ok());
+        let with = |at: usize, byte: u8| {
+            let mut bytes = own[..64].to_vec();
+            bytes[at] = byte;
+            check(&bytes)
+        };
+        assert!(matches!(with(4, 1), Err(TargetError::ThirtyTwoBit(7))));
+        for foreign in [with(5, 2), with(18, 0xf3), with(0, b'#')] {
+            assert!(matches!(
+                foreign,
+                Err(TargetError::ForeignArchitecture { pid: 7, .. })
+            ));
+        }
+        assert!(matches!(
+            check(b"\x7fELF"),
+            Err(TargetError::Unreadable { .. })
+        ));
     }
 
     /// The start time is found behind a name made to confuse.

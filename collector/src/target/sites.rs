@@ -2,8 +2,8 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
-use std::collections::{BTreeMap, BTreeSet};
 
 use holdup_probe_ebpf::wire;
 
@@ -16,11 +16,16 @@ use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
 use super::names::{PollArguments, class_of_caller, plain_path, split_arguments};
 use super::process::{Process, TargetError};
+use super::vtables;
 use crate::capture::{MissingProbe, ProbeFamily};
 use crate::event::SiteClass;
 
 /// Bytes of a function's code that are looked at.
 const CODE_LIMIT: usize = 16 << 10;
+/// Wanted functions that are kept, far above what any binary has.
+const FOUND_LIMIT: usize = 64 << 10;
+/// Bytes of their type arguments that are kept in all.
+const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
 /// Names of types folded into one poll instance that are kept.
 const FOLDED_LIMIT: usize = 16;
 
@@ -151,6 +156,14 @@ impl Family {
         }
     }
 
+    /// The crate whose functions it probes.
+    fn krate(self) -> &'static str {
+        match self {
+            Family::Polls | Family::BlockInPlace => "tokio",
+            Family::Mutex | Family::Rwlock | Family::Condvar => "parking_lot",
+        }
+    }
+
     fn of_operation(operation: u32) -> Family {
         match operation {
             wire::LOCK_MUTEX => Family::Mutex,
@@ -260,7 +273,12 @@ const WANTED: &[Wanted] = &[
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 4] = ["3raw4poll", "11parking_lot", "10spawn_task", "12exit_runtime"];
+const NEEDLES: [&str; 4] = [
+    "3raw4poll",
+    "11parking_lot",
+    "10spawn_task",
+    "12exit_runtime",
+];
 
 /// A wanted function that was found.
 pub(super) struct Found {
@@ -336,24 +354,31 @@ impl AttachPlan {
 
     fn add_polls(&mut self, found: &[Found]) -> Result<(), ElfError> {
         let code = self.binary.code()?;
-        let by_symbol = found
-            .iter()
-            .filter(|found| found.wanted.role == Role::Poll)
-            .map(|found| (found.vaddr, found.arguments.as_deref()));
-        let by_dwarf = self
-            .dwarf
-            .instances
-            .iter()
-            .map(|instance| (instance.vaddr, Some(instance.arguments.as_str())));
         let mut instances: BTreeMap<u64, Vec<PollArguments>> = BTreeMap::new();
-        for (vaddr, arguments) in by_symbol.chain(by_dwarf) {
-            let known = instances.entry(vaddr).or_default();
-            if let Some(arguments) = arguments.and_then(PollArguments::parse)
+        for instance in &self.dwarf.instances {
+            let arguments = PollArguments::parse(&instance.arguments);
+            instances.insert(instance.vaddr, arguments.into_iter().collect());
+        }
+        for found in found {
+            if found.wanted.role != Role::Poll {
+                continue;
+            }
+            // Symbols write types in another way than debug information: they would look like other types.
+            let known = instances.entry(found.vaddr).or_default();
+            if let Some(arguments) = found.arguments.as_deref().and_then(PollArguments::parse)
+                && !self.dwarf.describes(found.vaddr)
                 && !known.contains(&arguments)
             {
                 known.push(arguments);
             }
         }
+        let unnamed = instances.iter().filter(|(_, known)| known.is_empty());
+        let unnamed: HashSet<u64> = unnamed.map(|(vaddr, _)| *vaddr).collect();
+        let by_code = if unnamed.is_empty() {
+            BTreeMap::new()
+        } else {
+            vtables::poll_classes(&code, &self.binary.named()?, &unnamed)
+        };
         for (vaddr, known) in instances {
             // Debug information keeps functions that the linker dropped, at addresses where no code is.
             let Some(site) = site(&code, &self.binary, vaddr) else {
@@ -377,7 +402,11 @@ impl AttachPlan {
                 ));
                 break;
             }
-            self.polls.push(poll_site(site, known));
+            let mut poll = poll_site(site, known);
+            if let Some(class) = by_code.get(&vaddr) {
+                poll.class = *class;
+            }
+            self.polls.push(poll);
         }
         Ok(())
     }
@@ -401,6 +430,19 @@ impl AttachPlan {
             };
             if site.price == FirstInstruction::Refused {
                 self.missing.push((family, refused(short, site)));
+                continue;
+            }
+            if !insn::uses_first_argument(body(&code, found)) {
+                self.missing.push((
+                    family,
+                    MissingProbe {
+                        what: short.to_owned(),
+                        why: "the compiler made this function for the only lock of its kind in the program, \
+                              whose address it no longer takes as an argument: waits for that lock are not \
+                              seen"
+                            .to_owned(),
+                    },
+                ));
                 continue;
             }
             match role {
@@ -508,7 +550,11 @@ impl AttachPlan {
 
     /// Where the kernel finds the file that all sites are in, or why it can't.
     pub fn file(&self) -> Result<&Path, &str> {
-        self.binary.module.path_to_open.as_deref().map_err(String::as_str)
+        self.binary
+            .module
+            .path_to_open
+            .as_deref()
+            .map_err(String::as_str)
     }
 
     /// Adds something that can't be seen.
@@ -538,22 +584,6 @@ impl AttachPlan {
         if absent.is_empty() {
             return Ok(());
         }
-        if self.binary.symbols == Symbols::Missing {
-            let why = self.no_symbols();
-            for family in Family::ALL {
-                if self.found(family) > 0 {
-                    continue;
-                }
-                self.missing.push((
-                    family,
-                    MissingProbe {
-                        what: family.name().to_owned(),
-                        why: why.clone(),
-                    },
-                ));
-            }
-            return Ok(());
-        }
         let versions = self
             .binary
             .code()?
@@ -562,14 +592,36 @@ impl AttachPlan {
             let versions: Vec<&str> = versions.get(name)?.iter().map(String::as_str).collect();
             Some(format!("{name} {}", versions.join(" and ")))
         };
+        if self.binary.symbols == Symbols::Missing {
+            for family in Family::ALL {
+                if self.found(family) > 0 {
+                    continue;
+                }
+                let krate = family.krate();
+                let trace = match linked(krate) {
+                    Some(linked) => format!("{linked} is in the program, but"),
+                    None => format!("there is no trace of {krate} in the program, and"),
+                };
+                let why = format!("{trace} {}", self.no_symbols());
+                self.explain(
+                    family,
+                    MissingProbe {
+                        what: family.name().to_owned(),
+                        why,
+                    },
+                );
+            }
+            return Ok(());
+        }
         for wanted in absent {
-            let (family, krate) = match wanted.role {
-                Role::Poll => (Family::Polls, "tokio"),
-                Role::SlowPath { operation } => (Family::of_operation(operation), "parking_lot"),
-                Role::SlowUnlock { family } => (family, "parking_lot"),
+            let family = match wanted.role {
+                Role::Poll => Family::Polls,
+                Role::SlowPath { operation } => Family::of_operation(operation),
+                Role::SlowUnlock { family } => family,
                 // Explained by `add_handoffs`, which knows more about it.
                 Role::Handoff => continue,
             };
+            let krate = family.krate();
             let why = match linked(krate) {
                 Some(linked) => format!(
                     "{linked} is in the program, but this function is not: nothing calls it, or the \
@@ -599,16 +651,11 @@ impl AttachPlan {
     fn no_symbols(&self) -> String {
         match (&self.binary.build_id, self.binary.debug_file_place()) {
             (Some(id), Some(place)) => format!(
-                "{} is stripped: it has no symbols; put the debug file of build-id {id} at {}, or build \
-                 with `strip = false`",
-                self.binary.module.name(),
+                "it is stripped: put the debug file of build-id {id} at {}, or build it with `strip = false`",
                 place.display()
             ),
-            _ => format!(
-                "{} is stripped: it has no symbols, and no build-id to find its debug file by; build with \
-                 `strip = false`",
-                self.binary.module.name()
-            ),
+            _ => "it is stripped, without a build-id to find a debug file by: build it with `strip = false`"
+                .to_owned(),
         }
     }
 }
@@ -673,10 +720,19 @@ fn refused(what: &str, site: Site) -> MissingProbe {
 /// Every wanted function of a binary.
 fn find(binary: &Binary) -> Result<Vec<Found>, ElfError> {
     let named = binary.named()?;
+    let mut argument_bytes = 0;
     let found = named
         .symbols()
         .filter(|symbol| NEEDLES.iter().any(|needle| symbol.mangled.contains(needle)))
         .filter_map(|symbol| wanted_symbol(&symbol))
+        .take(FOUND_LIMIT)
+        .map(|mut found| {
+            argument_bytes += found.arguments.as_ref().map_or(0, String::len);
+            if argument_bytes > ARGUMENT_BYTES_LIMIT {
+                found.arguments = None;
+            }
+            found
+        })
         .collect();
     Ok(found)
 }
@@ -707,14 +763,19 @@ fn containing<'data>(named: &Elf<'data>, vaddr: u64) -> Option<Symbol<'data>> {
         .min_by_key(|symbol| (symbol.size, symbol.mangled))
 }
 
+/// The code of a function, as far as it is looked at.
+fn body<'data>(code: &Elf<'data>, found: &Found) -> &'data [u8] {
+    let size = usize::try_from(found.size).unwrap_or(CODE_LIMIT);
+    code.bytes_at(found.vaddr, size.min(CODE_LIMIT))
+}
+
 /// Which argument of a slow path is the first half of its deadline: the one before the nanoseconds, which
 /// are compared with the niche that stands for "no deadline".
 fn deadline_argument(code: &Elf<'_>, found: &Found) -> u32 {
     const NO_DEADLINE: u32 = 1_000_000_000;
     /// `upgrade_slow` hands its arguments on to `wait_for_readers` and jumps there.
     const HOPS: usize = 2;
-    let size = usize::try_from(found.size).unwrap_or(CODE_LIMIT);
-    let mut bytes = code.bytes_at(found.vaddr, size.min(CODE_LIMIT));
+    let mut bytes = body(code, found);
     let mut vaddr = found.vaddr;
     for _ in 0..HOPS {
         if let Some(nanos) = insn::argument_compared_with(bytes, NO_DEADLINE) {
@@ -731,4 +792,212 @@ fn deadline_argument(code: &Elf<'_>, found: &Found) -> u32 {
         bytes = code.bytes_at(vaddr, CODE_LIMIT);
     }
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Pid;
+
+    /// A task of this test binary, so that it has poll instances.
+    fn run_a_task() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            tokio::spawn(async { std::hint::black_box(1) })
+                .await
+                .expect("ends");
+            tokio::task::spawn_local(async { std::hint::black_box(2) })
+                .await
+                .expect("ends");
+            tokio::task::spawn_blocking(|| std::hint::black_box(3))
+                .await
+                .expect("ends");
+        });
+    }
+
+    /// The plan for this very process, made once: its debug information is big.
+    fn own_plan() -> &'static AttachPlan {
+        static PLAN: std::sync::OnceLock<AttachPlan> = std::sync::OnceLock::new();
+        PLAN.get_or_init(|| {
+            run_a_task();
+            let process = Process::open(Pid(std::process::id())).expect("we run");
+            process.plan().expect("our own binary can be read")
+        })
+    }
+
+    /// Classes of the instances for a task of `run_a_task`. There are several: spawning a task compiles it
+    /// for each scheduler that the runtime may turn out to have.
+    fn classes_of(plan: &AttachPlan, task: &str) -> Vec<SiteClass> {
+        let name = format!("sites::tests::run_a_task::{{async_block#0}}::{task}");
+        let named = |poll: &&PollSite| poll.future.as_deref().is_some_and(|f| f.contains(&name));
+        plan.polls
+            .iter()
+            .filter(named)
+            .map(|poll| poll.class)
+            .collect()
+    }
+
+    /// Each kind of task of this very process has a site of its class, where its code is.
+    #[test]
+    fn plan_of_this_process() {
+        let plan = own_plan();
+        assert!(plan.binary.module.is_main);
+        assert_eq!(
+            classes_of(plan, "{async_block_env#0}"),
+            [SiteClass::CurrentThread]
+        );
+        assert!(classes_of(plan, "{async_block_env#1}").contains(&SiteClass::LocalSet));
+        assert_eq!(classes_of(plan, "{closure_env#2}"), [SiteClass::Blocking]);
+        for poll in &plan.polls {
+            assert_eq!(
+                plan.binary.module.file_offset(poll.site.address),
+                Some(poll.site.file_offset)
+            );
+        }
+        let polls = &plan.families()[0];
+        assert_eq!(polls.name, "polls");
+        assert_eq!(polls.found as usize, plan.polls.len());
+        assert_eq!(polls.missing, []);
+    }
+
+    /// The classes that the vtables give are those that debug information gives.
+    #[test]
+    fn classes_without_debug_information() {
+        let plan = own_plan();
+        let code = plan.binary.code().expect("read before");
+        let vaddr = |poll: &PollSite| code.vaddr(poll.site.file_offset).expect("code");
+        let polls = plan.polls.iter().map(vaddr).collect();
+        let classes = vtables::poll_classes(&code, &code, &polls);
+        for poll in &plan.polls {
+            assert_eq!(classes.get(&vaddr(poll)), Some(&poll.class), "{poll:?}");
+        }
+    }
+
+    /// A program of another kind has nothing to probe, and is told so for each family.
+    #[test]
+    fn not_a_tokio_program() {
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep starts");
+        // The child is a copy of this process until it has become the other program.
+        let mut plan = None;
+        for _ in 0..100 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            let process = Process::open(Pid(child.id())).expect("it sleeps");
+            if process.name() == "sleep" {
+                plan = Some(process.plan().expect("it can be read"));
+                break;
+            }
+        }
+        child.kill().expect("it still sleeps");
+        child.wait().expect("it was killed");
+        let plan = plan.expect("it has become sleep");
+        assert!(plan.polls.is_empty() && plan.slow_paths.is_empty() && plan.handoffs.is_empty());
+        for family in plan.families() {
+            assert_eq!(family.found, 0);
+            if family.name != "block_in_place" {
+                assert!(!family.missing.is_empty(), "{}", family.name);
+            }
+        }
+        assert!(
+            plan.why_nothing().contains("no trace of tokio"),
+            "{}",
+            plan.why_nothing()
+        );
+        assert!(
+            plan.why_nothing().contains("no trace of parking_lot"),
+            "{}",
+            plan.why_nothing()
+        );
+    }
+
+    /// An address in this binary's code is in its function; one elsewhere is told apart.
+    #[test]
+    fn return_places() {
+        let plan = own_plan();
+        let here = run_a_task as fn() as usize as u64 + 1;
+        let place = plan.return_place(here);
+        assert!(
+            place
+                .function
+                .as_deref()
+                .is_some_and(|name| name.ends_with("run_a_task")),
+            "{place:?}"
+        );
+        assert_eq!(place.class, SiteClass::Unknown);
+        let nowhere = plan.return_place(0x10);
+        assert!(nowhere.site.is_err());
+        let libc = libc::getpid as *const () as usize as u64;
+        let elsewhere = plan.return_place(libc).site.expect_err("not in our binary");
+        assert!(elsewhere.contains("libc"), "{elsewhere}");
+    }
+
+    /// Two versions of a function are two sites; a name that only looks similar is none.
+    #[test]
+    fn wanted_names() {
+        let found = |mangled: &str| {
+            wanted_symbol(&Symbol {
+                mangled,
+                vaddr: 0x1000,
+                size: 10,
+            })
+            .map(|found| found.wanted.short)
+        };
+        let lock_slow = "_ZN11parking_lot9raw_mutex8RawMutex9lock_slow17h0123456789abcdefE";
+        assert_eq!(found(lock_slow), Some("RawMutex::lock_slow"));
+        assert_eq!(
+            found("_ZN11parking_lot9raw_mutex8RawMutex9lock_slow17hfedcba9876543210E"),
+            Some("RawMutex::lock_slow")
+        );
+        assert_eq!(
+            found("_RNvMNtCs123_11parking_lot9raw_mutexNtB2_8RawMutex9lock_slow"),
+            Some("RawMutex::lock_slow")
+        );
+        assert_eq!(found(&format!("{lock_slow}.cold")), None);
+        assert_eq!(
+            found("_ZN16parking_lot_core9word_lock8WordLock9lock_slow17h0123456789abcdefE"),
+            None
+        );
+        assert_eq!(found("lock_slow"), None);
+    }
+
+    /// Instances that share one body keep every name, and a class only if they agree on it.
+    #[test]
+    fn folded_instances() {
+        let site = Site {
+            file_offset: 0x10,
+            address: 0x1010,
+            price: FirstInstruction::Emulated,
+        };
+        let poll = |future: &str, class| PollArguments {
+            future: future.to_owned(),
+            class,
+            takes_over_core: class == SiteClass::Worker,
+        };
+        let folded = poll_site(
+            site,
+            vec![
+                poll("a", SiteClass::MultiThread),
+                poll("b", SiteClass::MultiThread),
+            ],
+        );
+        assert_eq!(folded.class, SiteClass::MultiThread);
+        assert_eq!(folded.future.as_deref(), Some("a"));
+        assert_eq!(folded.folded, ["b"]);
+        let mixed = |a, b| poll_site(site, vec![poll("a", a), poll("b", b)]).class;
+        assert_eq!(
+            mixed(SiteClass::MultiThread, SiteClass::Blocking),
+            SiteClass::Unknown
+        );
+        assert_eq!(
+            mixed(SiteClass::Worker, SiteClass::Blocking),
+            SiteClass::Blocking
+        );
+        assert!(poll_site(site, vec![poll("a", SiteClass::Worker)]).takes_over_core);
+        assert_eq!(poll_site(site, Vec::new()).class, SiteClass::Unknown);
+    }
 }
