@@ -375,7 +375,7 @@ impl ContendedLock {
         }
         let elsewhere = match lock.acquired_from {
             0 | 1 => String::new(),
-            places => format!(", and at {}", count(places - 1, "other place")),
+            places => format!(" (and at {})", count(places - 1, "other place")),
         };
         let mut held: Vec<(&CallSite, Nanos)> = Vec::new();
         for pair in &lock.pairs {
@@ -401,7 +401,7 @@ impl ContendedLock {
             None => "Who held it was not seen.".to_owned(),
         };
         format!(
-            "The {}{elsewhere}, {} [{}]. {holder}",
+            "The {}{elsewhere} {} [{}]. {holder}",
             lock.name,
             parts.join(" and "),
             lock.address

@@ -41,42 +41,6 @@ impl Coverage {
         coverage
     }
 
-    /// One line: what was probed, how good the stacks are, and whether anything was lost.
-    pub fn sentence(&self) -> String {
-        let families: Vec<String> = self
-            .probes
-            .iter()
-            .map(|family| format!("{} {}/{}", family.name, family.attached, family.found))
-            .collect();
-        let probes = if families.is_empty() {
-            "probes unknown".to_owned()
-        } else {
-            format!("probes {}", families.join(", "))
-        };
-        let mut line = format!(
-            "coverage: {probes}; {} of {} stacks reach the thread's start",
-            self.stacks.reached_thread_start, self.stacks.distinct
-        );
-        let Lost {
-            long_polls,
-            long_poll_ns: _,
-            samples,
-            off_cpu,
-            lock_waits,
-            other,
-        } = self.lost;
-        let lost = long_polls + samples + off_cpu + lock_waits + other;
-        if lost == 0 {
-            line.push_str("; no event lost");
-        } else {
-            line.push_str(&format!("; {} lost", count(lost, "event")));
-        }
-        if self.cut.is_some() {
-            line.push_str("; the capture was cut off");
-        }
-        line
-    }
-
     fn notes(&self, long_polls: usize) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(cut) = &self.cut {
@@ -136,52 +100,52 @@ impl Coverage {
             too_deep,
             return_sites_unwatched,
         } = self.polls;
-        let mut note = |times: u64, what: &str, sentence: &str| {
-            if times > 0 {
-                notes.push(format!("{} {sentence}.", count(times, what)));
-            }
-        };
-        note(
-            lower_bounds,
-            "long poll",
-            "had not ended when the recording did: at least so long",
+        counted(
+            notes,
+            &[
+                (
+                    lower_bounds,
+                    "long poll",
+                    "not ended when the recording did, so at least this long",
+                ),
+                (
+                    upper_bounds,
+                    "long poll",
+                    "ended unseen, closed at the thread's next poll, so at most this long",
+                ),
+                (
+                    end_unseen,
+                    "poll",
+                    "ended unseen; only those above can be told to be long",
+                ),
+                (
+                    began_earlier,
+                    "long poll",
+                    "begun before the recording, left out",
+                ),
+                (
+                    unwatched_at_end,
+                    "poll",
+                    "under way at the end or ended unseen before, nobody knows: left out",
+                ),
+                (
+                    return_sites_unwatched,
+                    "poll return site",
+                    "not probed: a poll that returns there ends unseen",
+                ),
+                (
+                    unclassified,
+                    "long poll",
+                    "maybe not a scheduler's: neither DWARF nor the return address told",
+                ),
+                (
+                    inconsistent,
+                    "long poll",
+                    "with parts that did not fit the duration and were cut to it",
+                ),
+                (too_deep, "poll", "nested too deep to be followed"),
+            ],
         );
-        note(
-            upper_bounds,
-            "long poll",
-            "ended unseen, and were closed at their thread's next poll: at most so long",
-        );
-        note(
-            end_unseen,
-            "poll",
-            "ended unseen; of these only the ones above could be told to be long",
-        );
-        note(
-            began_earlier,
-            "long poll",
-            "began before the recording and are left out",
-        );
-        note(
-            unwatched_at_end,
-            "poll",
-            "may or may not have been under way at the end, and are left out",
-        );
-        note(
-            return_sites_unwatched,
-            "place",
-            "that polls return to could not be probed: polls that return there end unseen",
-        );
-        note(
-            unclassified,
-            "long poll",
-            "may not be a scheduler's: neither DWARF nor the return address told",
-        );
-        note(
-            inconsistent,
-            "long poll",
-            "had parts that did not fit the duration, and were cut to it",
-        );
-        note(too_deep, "poll", "were nested too deep to be followed");
         if self.lost.long_polls > 0 {
             notes.push(format!(
                 "{} of {} long polls did not fit into the ring buffer: {} of runtime-blocking time is missing \
@@ -194,50 +158,50 @@ impl Coverage {
     }
 
     fn lost_notes(&self, notes: &mut Vec<String>) {
-        let mut note = |times: u64, what: &str, sentence: &str| {
-            if times > 0 {
-                notes.push(format!("{} {sentence}.", count(times, what)));
-            }
-        };
-        note(
-            self.lost.samples,
-            "CPU sample",
-            "lost: on-CPU time is shared out over fewer",
-        );
-        note(
-            self.lost.off_cpu,
-            "off-CPU interval",
-            "lost: that time has no stack",
-        );
-        note(
-            self.lost.lock_waits,
-            "lock wait",
-            "lost: that time has no stack (the sums for each lock are whole)",
-        );
-        note(
-            self.lost.other,
-            "other event",
-            "lost: threads may have no names",
-        );
-        note(
-            self.lock_waits_not_aggregated,
-            "lock wait",
-            "found no room in the kernel's map and are missing in the sums for each lock",
-        );
-        note(
-            self.lock_waits_too_deep,
-            "lock wait",
-            "nested too deep to be followed",
-        );
-        note(
-            self.unlocks_not_stored,
-            "unlock",
-            "found no room in the kernel's map: some holders are unknown",
-        );
-        note(
-            self.threads_not_tracked,
-            "thread",
-            "found no room in the kernel's map: nothing of theirs was seen",
+        counted(
+            notes,
+            &[
+                (
+                    self.lost.samples,
+                    "CPU sample",
+                    "lost; on-CPU time is shared out over fewer",
+                ),
+                (
+                    self.lost.off_cpu,
+                    "off-CPU interval",
+                    "lost; that time has no stack",
+                ),
+                (
+                    self.lost.lock_waits,
+                    "lock wait",
+                    "lost; in long polls that time has no stack, the sums for each lock are whole",
+                ),
+                (
+                    self.lost.other,
+                    "other event",
+                    "lost; threads may have no names",
+                ),
+                (
+                    self.lock_waits_not_aggregated,
+                    "lock wait",
+                    "without room in the kernel's map, missing in the sums for each lock",
+                ),
+                (
+                    self.lock_waits_too_deep,
+                    "lock wait",
+                    "nested too deep to be followed",
+                ),
+                (
+                    self.unlocks_not_stored,
+                    "unlock",
+                    "without room in the kernel's map, so some holders are unknown",
+                ),
+                (
+                    self.threads_not_tracked,
+                    "thread",
+                    "without room in the kernel's map, nothing of theirs is seen",
+                ),
+            ],
         );
     }
 
@@ -269,15 +233,14 @@ impl Coverage {
         }
         if cut_at_limit > 0 {
             notes.push(format!(
-                "{} deeper than {} frames: the outer ones are missing.",
+                "{} deeper than {} frames, without the outer ones.",
                 count(cut_at_limit, "stack"),
                 wire::STACK_FRAMES - 1
             ));
         }
         if unreadable > 0 || not_stored > 0 {
             notes.push(format!(
-                "{unreadable} times a stack could not be read, and {not_stored} times it found no room: that \
-                 time has no stack."
+                "Stacks that could not be read: {unreadable}, that found no room: {not_stored}; that time has none."
             ));
         }
         if addresses_named < addresses {
@@ -293,6 +256,13 @@ impl Coverage {
                  with `debug = 1` (line tables) to see lines and inlined functions."
             ));
         }
+    }
+}
+
+/// What happened at all: how often, what, and what it means.
+fn counted(notes: &mut Vec<String>, what_happened: &[(u64, &str, &str)]) {
+    for (times, what, meaning) in what_happened.iter().filter(|(times, ..)| *times > 0) {
+        notes.push(format!("{} {meaning}.", count(*times, what)));
     }
 }
 

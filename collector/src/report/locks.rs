@@ -116,9 +116,12 @@ fn waiter_site(stack: &NamedStack) -> Option<CallSite> {
     call_site(outside.map_or(frames, |at| &frames[at..]))
 }
 
-/// Call sites with their time.
+/// Call sites of one function, by file and line, with their time.
+type Lines = BTreeMap<(Option<String>, Option<u32>), (CallSite, Nanos)>;
+
+/// Call sites by function.
 #[derive(Default)]
-struct Places(BTreeMap<SiteKey, BTreeMap<(Option<String>, Option<u32>), (CallSite, Nanos)>>);
+struct Places(BTreeMap<SiteKey, Lines>);
 
 impl Places {
     fn add(&mut self, stacks: &Stacks, stack: Option<StackId>, time: Nanos) {
@@ -133,9 +136,7 @@ impl Places {
     /// The line with the most time of the function with the most.
     fn heaviest(self) -> Option<CallSite> {
         let lines = self.0.into_values().reduce(|most, lines| {
-            let time = |lines: &BTreeMap<_, (CallSite, Nanos)>| {
-                lines.values().map(|(_, time)| *time).sum::<Nanos>()
-            };
+            let time = |lines: &Lines| lines.values().map(|(_, time)| *time).sum::<Nanos>();
             if time(&lines) > time(&most) {
                 lines
             } else {

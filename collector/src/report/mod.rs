@@ -13,7 +13,7 @@ mod label;
 mod locks;
 mod model;
 mod stacks;
-pub(crate) mod words;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -61,6 +61,7 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
             .flat_map(|poll| &poll.shares)
             .filter_map(|share| share.stack),
     );
+    let (stack_table, frames) = stacks.listed(&listed);
     Report {
         schema_version: SCHEMA_VERSION,
         capture: capture_info(capture, recorded),
@@ -71,7 +72,8 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
         long_polls,
         locks: locks.entries,
         condvars: locks.condvars,
-        stacks: stacks.listed(&listed),
+        stacks: stack_table,
+        frames,
         coverage: Coverage::new(capture, &polls, &stacks),
         counters: capture
             .counters
@@ -80,23 +82,6 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
             .collect(),
         blocking,
         lock_wait,
-    }
-}
-
-impl Report {
-    /// A title for a picture of `what` (`lock wait`).
-    pub fn title(&self, what: &str) -> String {
-        let CaptureInfo {
-            process_name,
-            pid,
-            host,
-            duration_ns,
-            ..
-        } = &self.capture;
-        format!(
-            "{what} of {process_name} (pid {pid}) on {host}, {}",
-            words::duration(*duration_ns)
-        )
     }
 }
 

@@ -38,8 +38,11 @@ pub struct Report {
     pub condvars: Vec<CondvarEntry>,
     /// The probed instances of `tokio::runtime::task::raw::poll` that were seen to poll.
     pub poll_sites: Vec<PollSiteEntry>,
-    /// The stacks that the entries above name, innermost frame first, with whole names.
-    pub stacks: BTreeMap<String, Vec<NamedFrame>>,
+    /// The stacks that the entries above name: indices in `frames`, innermost first, from the code that ran
+    /// to the thread's start.
+    pub stacks: BTreeMap<String, Vec<usize>>,
+    /// The frames of those stacks, with whole names, each once.
+    pub frames: Vec<NamedFrame>,
     /// What could be observed and what not.
     pub coverage: Coverage,
     /// What the kernel side counted.
@@ -146,7 +149,7 @@ pub struct Anatomy {
 }
 
 /// A named frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NamedFrame {
     /// For people: shortened, without file and line.
     pub label: String,

@@ -128,16 +128,27 @@ impl Stacks {
         self.named.iter().map(|(id, stack)| (*id, stack))
     }
 
-    /// Those in `wanted`, for the report.
-    pub fn listed(&self, wanted: &BTreeSet<StackId>) -> BTreeMap<String, Vec<NamedFrame>> {
-        wanted
-            .iter()
-            .filter_map(|id| {
-                let stack = self.get(Some(*id))?;
-                let frames = stack.frames.iter().map(|frame| (**frame).clone());
-                Some((hex(id.0), frames.collect()))
-            })
-            .collect()
+    /// Those in `wanted`, for the report: with indices into a table of their frames.
+    pub fn listed(
+        &self,
+        wanted: &BTreeSet<StackId>,
+    ) -> (BTreeMap<String, Vec<usize>>, Vec<NamedFrame>) {
+        let mut table = Vec::new();
+        let mut places: BTreeMap<Rc<NamedFrame>, usize> = BTreeMap::new();
+        let mut listed = BTreeMap::new();
+        for id in wanted {
+            let Some(stack) = self.get(Some(*id)) else {
+                continue;
+            };
+            let indices = stack.frames.iter().map(|frame| {
+                *places.entry(Rc::clone(frame)).or_insert_with(|| {
+                    table.push((**frame).clone());
+                    table.len() - 1
+                })
+            });
+            listed.insert(hex(id.0), indices.collect());
+        }
+        (listed, table)
     }
 }
 
