@@ -98,7 +98,11 @@ fn deadline(ctx: &ProbeContext, cookie: u64) -> u64 {
         registers::argument(ctx, 2),
         registers::argument(ctx, 3),
     );
-    let (seconds, nanos) = if at == 1 { (second, third) } else { (third, fourth) };
+    let (seconds, nanos) = if at == 1 {
+        (second, third)
+    } else {
+        (third, fourth)
+    };
     let nanos = nanos & 0xffff_ffff;
     if nanos >= SECOND || seconds >= u64::MAX / SECOND {
         0
@@ -174,12 +178,7 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
 /// # Safety
 /// `thread` is the running thread's record.
 #[inline(always)]
-unsafe fn ended(
-    thread: *mut wire::Thread,
-    wait: &wire::LockFrame,
-    at_ns: u64,
-    returned: u64,
-) {
+unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, returned: u64) {
     let recording = window::get();
     // A wait that goes on behind the recording's end is cut there.
     let cut = at_ns > recording.stop_ns;

@@ -66,7 +66,12 @@ pub fn active(thread: *const wire::Thread) -> Option<*mut wire::PollFrame> {
 /// # Safety
 /// `thread` is the running thread's record.
 #[inline(always)]
-unsafe fn active_after(thread: *mut wire::Thread, outer_active: u32, index: u32, class: u32) -> u32 {
+unsafe fn active_after(
+    thread: *mut wire::Thread,
+    outer_active: u32,
+    index: u32,
+    class: u32,
+) -> u32 {
     if class == wire::CLASS_BLOCKING {
         return 0;
     }
@@ -221,8 +226,7 @@ pub fn poll_exit(ctx: ProbeContext) -> u32 {
     };
     // SAFETY: the running thread's record.
     let thread = unsafe { &raw mut (*record).thread };
-    let entry_stack_pointer =
-        registers::stack_pointer(&ctx).wrapping_sub(registers::RETURN_POPS);
+    let entry_stack_pointer = registers::stack_pointer(&ctx).wrapping_sub(registers::RETURN_POPS);
     // Polls inside the one that returns now.
     close_unseen(thread, entry_stack_pointer.wrapping_sub(1));
     // SAFETY: the running thread's record.
@@ -279,9 +283,14 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
         // about the poll: it is mostly the worker's idle time.
         let worthless = unseen != 0 && !was_watched(poll);
         let blocks_until_handoff = handed_off && poll.handed_off_ns <= at_ns;
-        let end_ns = if blocks_until_handoff { poll.handed_off_ns } else { at_ns };
+        let end_ns = if blocks_until_handoff {
+            poll.handed_off_ns
+        } else {
+            at_ns
+        };
         let duration_ns = end_ns.saturating_sub(poll.start_ns);
-        let long = (was_active || handed_off) && !worthless && duration_ns >= config::threshold_ns();
+        let long =
+            (was_active || handed_off) && !worthless && duration_ns >= config::threshold_ns();
         if long && !recorded && !cut && at_ns >= recording.start_ns {
             count(wire::COUNTER_LONG_POLLS_BEGAN_EARLIER);
         }
