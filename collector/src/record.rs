@@ -25,7 +25,7 @@ use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
-use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError, doctor};
+use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError};
 use holdup_probe_ebpf::wire;
 
 /// What to record.
@@ -438,22 +438,11 @@ fn attach(
                     .map(|handoff| point(&handoff.site, handoff_cookie(&handoff.when)))
                     .collect(),
             )],
-            Family::Mutex | Family::Rwlock | Family::Condvar => match uretprobe_refusal(process) {
-                Some(why) => {
-                    if let Some(family) = families.iter_mut().find(|f| f.name == family.name()) {
-                        family.missing.push(MissingProbe {
-                            what: "lock waits".to_owned(),
-                            why,
-                        });
-                    }
-                    vec![(UprobeProgram::UnlockEnter, unlocks)]
-                }
-                None => vec![
-                    (UprobeProgram::UnlockEnter, unlocks),
-                    (UprobeProgram::LockReturn, waits.clone()),
-                    (UprobeProgram::LockEnter, waits),
-                ],
-            },
+            Family::Mutex | Family::Rwlock | Family::Condvar => vec![
+                (UprobeProgram::UnlockEnter, unlocks),
+                (UprobeProgram::LockReturn, waits.clone()),
+                (UprobeProgram::LockEnter, waits),
+            ],
         };
         for (program, points) in groups {
             let points: Vec<UprobePoint> = points;
@@ -476,11 +465,6 @@ fn attach(
         }
     }
     Ok(families)
-}
-
-/// Why a uretprobe would hurt this target, if it would.
-fn uretprobe_refusal(process: &Process) -> Option<String> {
-    doctor::uretprobes_are_safe(doctor::Host::look().kernel, process.status().seccomp).err()
 }
 
 fn point(site: &Site, cookie: u64) -> UprobePoint {

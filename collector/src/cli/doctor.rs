@@ -112,7 +112,7 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
             let _ = writeln!(text, "          {}: {}", missing.what, missing.why);
         }
     }
-    match uretprobes_are_safe(host.kernel, process.status().seccomp) {
+    match uretprobes_are_safe(host.kernel, process.seccomp()) {
         Ok(()) => text.push_str("  ok    lock waits can be measured without risk to the target\n"),
         Err(why) => {
             let _ = writeln!(text, "  !     no lock waits: {why}");
