@@ -243,11 +243,16 @@ impl Coverage {
                 "Stacks that could not be read: {unreadable}, that found no room: {not_stored}; that time has none."
             ));
         }
-        if addresses_named < addresses {
+        let nameless = addresses.saturating_sub(addresses_named);
+        if nameless > 0 {
+            // A few have none in any binary: the vDSO, hand-written assembly.
+            let why = if nameless.saturating_mul(20) > addresses {
+                ": the binary or a library is stripped; provide its debug file, or build without `strip`"
+            } else {
+                ""
+            };
             notes.push(format!(
-                "{} of {addresses} addresses have no function's name: the binary or a library is stripped; \
-                 provide its debug file or build without `strip`.",
-                addresses - addresses_named
+                "{nameless} of {addresses} addresses in stacks have no function's name{why}."
             ));
         }
         if addresses_with_line.saturating_mul(2) < addresses_named {
