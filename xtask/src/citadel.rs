@@ -5,6 +5,7 @@
 //! the crate is unpacked by cargo, its manifest mended in the cache, and the copy patched in. No
 //! source of the crate is in this repository.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -151,27 +152,32 @@ fn unpack() -> Result<PathBuf> {
     );
     fs::write(folder.join("Cargo.toml"), manifest).context("could not write a manifest")?;
     fs::write(folder.join("src/lib.rs"), "").context("could not write a source file")?;
-    let cargo = |args: &[&str]| {
-        let mut cargo = Command::new("cargo");
-        command::clear_cargo_environment(&mut cargo);
-        cargo.args(args).current_dir(&folder);
-        command::output(&mut cargo)
-    };
-    cargo(&["fetch", "--quiet"])?;
-    let metadata: serde_json::Value =
-        serde_json::from_str(&cargo(&["metadata", "--format-version=1"])?)
-            .context("cargo metadata does not print JSON")?;
-    let manifest = metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|package| package["name"] == CRATE)
-        .and_then(|package| package["manifest_path"].as_str())
-        .with_context(|| format!("cargo metadata does not say where {CRATE} is"))?;
-    Path::new(manifest)
-        .parent()
-        .map(Path::to_owned)
-        .context("a manifest lies in a folder")
+    let mut fetch = Command::new("cargo");
+    command::clear_cargo_environment(&mut fetch);
+    command::output(fetch.args(["fetch", "--quiet"]).current_dir(&folder))
+        .with_context(|| format!("could not fetch {CRATE} {VERSION}"))?;
+
+    // `cargo metadata` would say where it is, and refuses the manifest as `cargo build` does.
+    let registries = cargo_home()?.join("registry/src");
+    let entries = fs::read_dir(&registries)
+        .with_context(|| format!("could not list {}", registries.display()))?;
+    for registry in entries {
+        let unpacked = registry?.path().join(format!("{CRATE}-{VERSION}"));
+        if unpacked.join("Cargo.toml").is_file() {
+            return Ok(unpacked);
+        }
+    }
+    bail!(
+        "cargo has fetched {CRATE} {VERSION}, but it is not in {}",
+        registries.display()
+    )
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")
 }
 
 /// The manifest without its dependencies for wasm targets, and without the features that name them.

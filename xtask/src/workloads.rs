@@ -61,47 +61,39 @@ pub enum Flavour {
     Stripped,
 }
 
-/// What a flavour sets in the environment of cargo.
+/// What a flavour changes; the rest is as each workload's manifest and cargo have it.
 struct Settings {
     name: &'static str,
-    rustflags: &'static str,
-    /// For the C code in some crates.
-    cflags: &'static str,
-    lto: &'static str,
-    codegen_units: &'static str,
-    strip: &'static str,
+    frame_pointers: bool,
+    fat_lto: bool,
+    stripped: bool,
 }
-
-const FRAME_POINTERS: Settings = Settings {
-    name: "frame-pointers",
-    rustflags: "-Cforce-frame-pointers=yes",
-    cflags: "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer",
-    lto: "false",
-    codegen_units: "16",
-    strip: "none",
-};
 
 impl Flavour {
     fn settings(self) -> Settings {
-        let release = Settings {
+        let plain = Settings {
             name: "release",
-            rustflags: "",
-            cflags: "",
-            ..FRAME_POINTERS
+            frame_pointers: false,
+            fat_lto: false,
+            stripped: false,
         };
         match self {
-            Self::FramePointers => FRAME_POINTERS,
-            Self::Release => release,
+            Self::FramePointers => Settings {
+                name: "frame-pointers",
+                frame_pointers: true,
+                ..plain
+            },
+            Self::Release => plain,
             Self::FatLto => Settings {
                 name: "fat-lto",
-                lto: "fat",
-                codegen_units: "1",
-                ..release
+                fat_lto: true,
+                ..plain
             },
             Self::Stripped => Settings {
                 name: "stripped",
-                strip: "symbols",
-                ..FRAME_POINTERS
+                frame_pointers: true,
+                stripped: true,
+                ..plain
             },
         }
     }
@@ -110,21 +102,31 @@ impl Flavour {
 impl Settings {
     /// Everything that makes two builds of the same sources differ.
     fn environment(&self) -> Vec<(&'static str, &'static str)> {
-        // C's assembler code knows no such flag on other machines.
-        let cflags = if cfg!(target_arch = "x86_64") {
-            self.cflags
-        } else {
-            ""
-        };
-        let mut environment = vec![
-            ("CARGO_ENCODED_RUSTFLAGS", self.rustflags),
-            ("CARGO_PROFILE_RELEASE_DEBUG", "1"),
-            ("CARGO_PROFILE_RELEASE_LTO", self.lto),
-            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", self.codegen_units),
-            ("CARGO_PROFILE_RELEASE_STRIP", self.strip),
-        ];
-        if !cflags.is_empty() {
+        let mut environment = Vec::new();
+        if self.frame_pointers {
+            environment.push(("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes"));
+            // For the C code in some crates. Other machines' compilers don't know the second flag.
+            let cflags = if cfg!(target_arch = "x86_64") {
+                "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer"
+            } else {
+                "-fno-omit-frame-pointer"
+            };
             environment.extend([("CFLAGS", cflags), ("CXXFLAGS", cflags)]);
+        } else {
+            // Nor does a user's own configuration add flags.
+            environment.push(("CARGO_ENCODED_RUSTFLAGS", ""));
+        }
+        if self.fat_lto {
+            environment.extend([
+                ("CARGO_PROFILE_RELEASE_LTO", "fat"),
+                ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+            ]);
+        }
+        if self.stripped {
+            environment.extend([
+                ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
+                ("CARGO_PROFILE_RELEASE_STRIP", "symbols"),
+            ]);
         }
         environment
     }

@@ -145,8 +145,7 @@ fn price(bytes: &[u8], instruction: &Instruction) -> FirstInstruction {
 }
 
 /// Where a function that does nothing but hand its arguments on jumps to: `code` at `vaddr` is a few
-/// instructions, none of which writes the second to fourth argument's first halves (rsi, rdx), and then a
-/// direct jump.
+/// instructions, none of which writes its first three arguments, and then a direct jump.
 pub fn tail_jump(code: &[u8], vaddr: u64) -> Option<u64> {
     const INSTRUCTIONS: usize = 8;
     let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
@@ -162,10 +161,7 @@ pub fn tail_jump(code: &[u8], vaddr: u64) -> Option<u64> {
             _ => return None,
         }
         let overwrites = info.info(&instruction).used_registers().iter().any(|used| {
-            matches!(
-                used.register().full_register(),
-                Register::RSI | Register::RDX
-            ) && used.access() != iced_x86::OpAccess::Read
+            ARGUMENTS[..3].contains(&used.register().full_register()) && is_written(used.access())
         });
         if overwrites {
             return None;
@@ -209,37 +205,6 @@ pub fn calls(code: &[u8], vaddr: u64) -> impl Iterator<Item = Call> + '_ {
     })
 }
 
-/// Whether function `code` uses its first argument. The compiler makes a function that is only ever called
-/// with the address of one static into one that knows that address, and callers then pass anything.
-///
-/// Walks in address order up to the first use of the register, as `argument_compared_with` does. A call or
-/// a jump away counts as use: it may hand the argument on.
-pub fn uses_first_argument(code: &[u8]) -> bool {
-    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
-    let mut info = InstructionInfoFactory::new();
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        for used in info.info(&instruction).used_registers() {
-            if used.register().full_register() == Register::RDI {
-                return used.access() != iced_x86::OpAccess::Write;
-            }
-        }
-        let memory_through_it = info
-            .info(&instruction)
-            .used_memory()
-            .iter()
-            .any(|memory| memory.base() == Register::RDI || memory.index() == Register::RDI);
-        let goes_on = matches!(
-            instruction.flow_control(),
-            FlowControl::Next | FlowControl::ConditionalBranch
-        );
-        if memory_through_it || !goes_on {
-            return true;
-        }
-    }
-    true
-}
-
 /// The System V integer argument registers, in order.
 const ARGUMENTS: [Register; 6] = [
     Register::RDI,
@@ -250,6 +215,9 @@ const ARGUMENTS: [Register; 6] = [
     Register::R9,
 ];
 
+/// Bounds a walk through a function: parking_lot's longest slow path has 2.5 KiB.
+const FUNCTION_LIMIT: usize = 16 << 10;
+
 /// Index of the integer argument (0 is rdi) that function `code` compares with `value` first, seen
 /// through copies to other registers and to stack slots. None when it compares none.
 ///
@@ -258,70 +226,145 @@ const ARGUMENTS: [Register; 6] = [
 /// compare in code where the answer matters. Errs for a function that reuses an argument's register
 /// in an early cold block laid out before the compare; compilers put those last.
 pub fn argument_compared_with(code: &[u8], value: u32) -> Option<usize> {
-    /// Bounds the walk: parking_lot's longest slow path has 2.5 KiB.
-    const BYTES: usize = 16 << 10;
-    let code = &code[..code.len().min(BYTES)];
+    walk(code, |instruction, arguments| {
+        (instruction.mnemonic() == iced_x86::Mnemonic::Cmp
+            && instruction.op_kind(1) == iced_x86::OpKind::Immediate32
+            && instruction.immediate32() == value)
+            .then(|| arguments.in_operand(instruction, 0))
+            .flatten()
+    })
+}
+
+/// Whether function `code` reads or writes memory through its first argument. A method whose `self` is
+/// always one and the same static may be compiled to know that address; then `self` is no longer passed,
+/// and what is in the first argument's register is another argument, or anything.
+///
+/// Walks as `argument_compared_with` does.
+pub fn dereferences_first_argument(code: &[u8]) -> bool {
+    walk(code, |instruction, arguments| {
+        (arguments.in_register(instruction.memory_base()) == Some(0)
+            && instruction.mnemonic() != iced_x86::Mnemonic::Lea)
+            .then_some(())
+    })
+    .is_some()
+}
+
+/// Whether function `code` looks at its first argument's register at all before it puts something else
+/// there. A call or a jump away counts as a look: it may hand the argument on.
+pub fn reads_first_argument(code: &[u8]) -> bool {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     let mut info = InstructionInfoFactory::new();
-    let mut registers: Vec<(Register, usize)> =
-        ARGUMENTS.iter().enumerate().map(|(i, r)| (*r, i)).collect();
-    let mut slots: Vec<((Register, u64), usize)> = Vec::new();
     while decoder.can_decode() {
         let instruction = decoder.decode();
-        let argument_in = |register: Register, registers: &[(Register, usize)]| {
-            registers
-                .iter()
-                .find(|(holder, _)| *holder == register.full_register())
-                .map(|(_, argument)| *argument)
+        let used = info.info(&instruction);
+        let through_it = |memory: &iced_x86::UsedMemory| {
+            memory.base() == Register::RDI || memory.index() == Register::RDI
         };
-        let slot = (
-            instruction.memory_base(),
-            instruction.memory_displacement64(),
-        );
-        let source = |operand: u32, registers: &[(Register, usize)]| match instruction
-            .op_kind(operand)
+        if used.used_memory().iter().any(through_it) {
+            return true;
+        }
+        let mut registers = used.used_registers().iter();
+        if let Some(used) = registers.find(|used| used.register().full_register() == Register::RDI)
         {
-            iced_x86::OpKind::Register => argument_in(instruction.op_register(operand), registers),
-            iced_x86::OpKind::Memory => slots
-                .iter()
-                .find(|(known, _)| *known == slot)
-                .map(|(_, argument)| *argument),
-            _ => None,
-        };
-        if instruction.mnemonic() == iced_x86::Mnemonic::Cmp
-            && instruction.op_kind(1) == iced_x86::OpKind::Immediate32
-            && instruction.immediate32() == value
-            && let Some(argument) = source(0, &registers)
-        {
-            return Some(argument);
+            return used.access() != iced_x86::OpAccess::Write;
         }
-        let copied = (instruction.mnemonic() == iced_x86::Mnemonic::Mov)
-            .then(|| source(1, &registers))
-            .flatten();
-        let to_slot = instruction.op_count() > 0
-            && instruction.op_kind(0) == iced_x86::OpKind::Memory
-            && matches!(instruction.memory_base(), Register::RSP | Register::RBP);
-        if instruction.mnemonic() == iced_x86::Mnemonic::Mov && to_slot {
-            slots.retain(|(known, _)| *known != slot);
-            if let Some(argument) = copied {
-                slots.push((slot, argument));
-            }
-            continue;
-        }
-        for used in info.info(&instruction).used_registers() {
-            let written = !matches!(
-                used.access(),
-                iced_x86::OpAccess::Read | iced_x86::OpAccess::CondRead | iced_x86::OpAccess::None
-            );
-            if written {
-                registers.retain(|(holder, _)| *holder != used.register().full_register());
-            }
-        }
-        if let Some(argument) = copied {
-            registers.push((instruction.op0_register().full_register(), argument));
+        if !matches!(
+            instruction.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch
+        ) {
+            return true;
         }
     }
+    true
+}
+
+/// Walks a function in address order until `found` answers, and keeps track of where its arguments are.
+fn walk<T>(code: &[u8], mut found: impl FnMut(&Instruction, &Arguments) -> Option<T>) -> Option<T> {
+    let code = &code[..code.len().min(FUNCTION_LIMIT)];
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut info = InstructionInfoFactory::new();
+    let mut arguments = Arguments {
+        registers: (0..)
+            .zip(ARGUMENTS)
+            .map(|(n, register)| (register, n))
+            .collect(),
+        slots: Vec::new(),
+    };
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        if let Some(answer) = found(&instruction, &arguments) {
+            return Some(answer);
+        }
+        arguments.step(&instruction, &mut info);
+    }
     None
+}
+
+/// Where the arguments of a function are, at one place in it.
+struct Arguments {
+    registers: Vec<(Register, usize)>,
+    /// Places on the stack: base register and displacement.
+    slots: Vec<((Register, u64), usize)>,
+}
+
+impl Arguments {
+    fn in_register(&self, register: Register) -> Option<usize> {
+        let mut registers = self.registers.iter();
+        let holder = registers.find(|(holder, _)| *holder == register.full_register());
+        holder.map(|(_, argument)| *argument)
+    }
+
+    fn in_operand(&self, instruction: &Instruction, operand: u32) -> Option<usize> {
+        match instruction.op_kind(operand) {
+            iced_x86::OpKind::Register => self.in_register(instruction.op_register(operand)),
+            iced_x86::OpKind::Memory => {
+                let slot = slot_of(instruction);
+                let mut slots = self.slots.iter();
+                slots
+                    .find(|(known, _)| *known == slot)
+                    .map(|(_, argument)| *argument)
+            }
+            _ => None,
+        }
+    }
+
+    fn step(&mut self, instruction: &Instruction, info: &mut InstructionInfoFactory) {
+        let is_move = instruction.mnemonic() == iced_x86::Mnemonic::Mov;
+        let copied = is_move.then(|| self.in_operand(instruction, 1)).flatten();
+        let to_stack = is_move
+            && instruction.op_kind(0) == iced_x86::OpKind::Memory
+            && matches!(instruction.memory_base(), Register::RSP | Register::RBP);
+        if to_stack {
+            let slot = slot_of(instruction);
+            self.slots.retain(|(known, _)| *known != slot);
+            self.slots.extend(copied.map(|argument| (slot, argument)));
+            return;
+        }
+        for used in info.info(instruction).used_registers() {
+            if is_written(used.access()) {
+                let written = used.register().full_register();
+                self.registers.retain(|(holder, _)| *holder != written);
+            }
+        }
+        if instruction.op0_kind() == iced_x86::OpKind::Register
+            && let Some(argument) = copied
+        {
+            let register = instruction.op0_register().full_register();
+            self.registers.push((register, argument));
+        }
+    }
+}
+
+fn slot_of(instruction: &Instruction) -> (Register, u64) {
+    (
+        instruction.memory_base(),
+        instruction.memory_displacement64(),
+    )
+}
+
+fn is_written(access: iced_x86::OpAccess) -> bool {
+    use iced_x86::OpAccess;
+    !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None)
 }
 
 #[cfg(test)]
@@ -451,22 +494,36 @@ mod tests {
         );
     }
 
-    /// A function that was made for one static does not look at the register.
+    /// A function that was made for one static does not go through its first argument, even if that is
+    /// used.
     #[test]
     fn specialised_functions() {
-        // push rbp; mov r12, rdi
-        assert!(uses_first_argument(&[0x55, 0x49, 0x89, 0xfc]));
-        // mov rbx, [rdi]
-        assert!(uses_first_argument(&[0x48, 0x8b, 0x1f]));
-        // push rbp; lea rdi, [rip+0]
-        assert!(!uses_first_argument(&[0x55, 0x48, 0x8d, 0x3d, 0, 0, 0, 0]));
+        // push rbp; mov r12, rdi; mov rbx, [r12]
+        let copied = [0x55, 0x49, 0x89, 0xfc, 0x49, 0x8b, 0x1c, 0x24];
+        assert!(dereferences_first_argument(&copied));
+        // lock cmpxchg [rdi], cl
+        assert!(dereferences_first_argument(&[0xf0, 0x0f, 0xb0, 0x0f]));
+        // lea rdi, [rip]; mov rbx, [rdi]
+        let fixed = [0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0x48, 0x8b, 0x1f];
+        assert!(!dereferences_first_argument(&fixed));
+        // mov rbx, rdi; cmp rbx, rsi: a number
+        assert!(!dereferences_first_argument(&[
+            0x48, 0x89, 0xfb, 0x48, 0x39, 0xf3
+        ]));
+        // lea rax, [rdi+1]: computes only
+        assert!(!dereferences_first_argument(&[0x48, 0x8d, 0x47, 0x01]));
+        assert!(!dereferences_first_argument(&[]));
+
+        assert!(reads_first_argument(&copied));
+        assert!(!reads_first_argument(&fixed));
         // xor edi, edi
-        assert!(!uses_first_argument(&[0x31, 0xff]));
+        assert!(!reads_first_argument(&[0x31, 0xff]));
+        // lea rax, [rdi+1]
+        assert!(reads_first_argument(&[0x48, 0x8d, 0x47, 0x01]));
         // mov ecx, 0x14; jmp elsewhere, which gets it
-        assert!(uses_first_argument(&[
+        assert!(reads_first_argument(&[
             0xb9, 0x14, 0, 0, 0, 0xe9, 0, 0, 0, 0
         ]));
-        assert!(uses_first_argument(&[]));
     }
 
     /// Any bytes are taken.
@@ -490,7 +547,8 @@ mod tests {
             argument_compared_with(code, 1_000_000_000);
             tail_jump(code, u64::MAX - 8);
             assert!(calls(code, u64::MAX - 8).count() <= code.len());
-            uses_first_argument(code);
+            dereferences_first_argument(code);
+            reads_first_argument(code);
         }
     }
 }

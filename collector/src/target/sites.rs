@@ -2,7 +2,7 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use holdup_probe_ebpf::wire;
@@ -199,6 +199,8 @@ const fn slow(operation: u32) -> Role {
     Role::SlowPath { operation }
 }
 
+const UNLOCK_SHARED_SLOW: &str = "parking_lot::raw_rwlock::RawRwLock::unlock_shared_slow";
+
 /// Every function that gets a probe, by name.
 const WANTED: &[Wanted] = &[
     wanted(
@@ -244,7 +246,7 @@ const WANTED: &[Wanted] = &[
         },
     ),
     wanted(
-        "parking_lot::raw_rwlock::RawRwLock::unlock_shared_slow",
+        UNLOCK_SHARED_SLOW,
         "RawRwLock::unlock_shared_slow",
         Role::SlowUnlock {
             family: Family::Rwlock,
@@ -374,7 +376,7 @@ impl AttachPlan {
         }
         let unnamed = instances.iter().filter(|(_, known)| known.is_empty());
         let unnamed: HashSet<u64> = unnamed.map(|(vaddr, _)| *vaddr).collect();
-        let by_code = if unnamed.is_empty() {
+        let by_code = if unnamed.is_empty() || !code.is_x86_64() {
             BTreeMap::new()
         } else {
             vtables::poll_classes(&code, &self.binary.named()?, &unnamed)
@@ -413,7 +415,7 @@ impl AttachPlan {
 
     fn add_locks(&mut self, found: &[Found]) -> Result<(), ElfError> {
         let code = self.binary.code()?;
-        let mut done = BTreeSet::new();
+        let mut done = BTreeMap::new();
         for found in found {
             let Wanted { short, role, .. } = *found.wanted;
             let family = match role {
@@ -421,9 +423,21 @@ impl AttachPlan {
                 Role::SlowUnlock { family } => family,
                 Role::Poll | Role::Handoff => continue,
             };
-            // A symbol can be in two tables, and two names can share one body.
-            if !done.insert((found.vaddr, short)) {
-                continue;
+            // A symbol can be in two tables, and then it is the same one.
+            match done.insert(found.vaddr, short) {
+                Some(other) if other == short => continue,
+                Some(other) => {
+                    done.insert(found.vaddr, other);
+                    self.missing.push((
+                        family,
+                        MissingProbe {
+                            what: short.to_owned(),
+                            why: format!("it shares its code with {other} and is counted as that"),
+                        },
+                    ));
+                    continue;
+                }
+                None => {}
             }
             let Some(site) = site(&code, &self.binary, found.vaddr) else {
                 continue;
@@ -432,14 +446,13 @@ impl AttachPlan {
                 self.missing.push((family, refused(short, site)));
                 continue;
             }
-            if !insn::uses_first_argument(body(&code, found)) {
+            if !takes_lock(&code, found) {
                 self.missing.push((
                     family,
                     MissingProbe {
                         what: short.to_owned(),
-                        why: "the compiler made this function for the only lock of its kind in the program, \
-                              whose address it no longer takes as an argument: waits for that lock are not \
-                              seen"
+                        why: "the compiler made it for the only lock of its kind in the program, so that it \
+                              is not told which lock: what happens to that one is not seen"
                             .to_owned(),
                     },
                 ));
@@ -498,8 +511,12 @@ impl AttachPlan {
         let class = function
             .as_deref()
             .map_or(SiteClass::Unknown, class_of_caller);
-        let at = insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr)
-            .and_then(|probe| site(&code, &self.binary, vaddr + probe.offset));
+        let offset = if code.is_x86_64() {
+            insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr).map(|probe| probe.offset)
+        } else {
+            Some(0)
+        };
+        let at = offset.and_then(|offset| site(&code, &self.binary, vaddr + offset));
         ReturnPlace {
             function,
             class,
@@ -703,7 +720,12 @@ pub(super) fn site(code: &Elf<'_>, binary: &Binary, vaddr: u64) -> Option<Site> 
     Some(Site {
         file_offset,
         address: binary.module.address(file_offset)?,
-        price: FirstInstruction::of(code.bytes_at(vaddr, 16)),
+        // Elsewhere than on x86 there is no cheap kind of first instruction.
+        price: if code.is_x86_64() {
+            FirstInstruction::of(code.bytes_at(vaddr, 16))
+        } else {
+            FirstInstruction::SingleStepped
+        },
     })
 }
 
@@ -769,29 +791,46 @@ fn body<'data>(code: &Elf<'data>, found: &Found) -> &'data [u8] {
     code.bytes_at(found.vaddr, size.min(CODE_LIMIT))
 }
 
+/// Whether a function gets its lock as the first argument, as it is written. See
+/// `insn::dereferences_first_argument` for when it does not.
+fn takes_lock(code: &Elf<'_>, found: &Found) -> bool {
+    if !code.is_x86_64() {
+        return true;
+    }
+    // It only computes with the address, but has no other argument to be mistaken for it.
+    if found.wanted.path == UNLOCK_SHARED_SLOW {
+        return insn::reads_first_argument(body(code, found));
+    }
+    with_tail(code, found, |bytes| {
+        insn::dereferences_first_argument(bytes).then_some(())
+    })
+    .is_some()
+}
+
 /// Which argument of a slow path is the first half of its deadline: the one before the nanoseconds, which
 /// are compared with the niche that stands for "no deadline".
 fn deadline_argument(code: &Elf<'_>, found: &Found) -> u32 {
     const NO_DEADLINE: u32 = 1_000_000_000;
-    /// `upgrade_slow` hands its arguments on to `wait_for_readers` and jumps there.
-    const HOPS: usize = 2;
-    let mut bytes = body(code, found);
-    let mut vaddr = found.vaddr;
-    for _ in 0..HOPS {
-        if let Some(nanos) = insn::argument_compared_with(bytes, NO_DEADLINE) {
-            return match nanos {
-                2 => 1,
-                3 => 2,
-                _ => 0,
-            };
-        }
-        let Some(target) = insn::tail_jump(bytes, vaddr) else {
-            return 0;
-        };
-        vaddr = target;
-        bytes = code.bytes_at(vaddr, CODE_LIMIT);
+    if !code.is_x86_64() {
+        return 0;
     }
-    0
+    match with_tail(code, found, |bytes| {
+        insn::argument_compared_with(bytes, NO_DEADLINE)
+    }) {
+        Some(2) => 1,
+        Some(3) => 2,
+        _ => 0,
+    }
+}
+
+/// Asks about a function's code, and where it has no answer about the code that it jumps to with the same
+/// arguments: `upgrade_slow` hands them on to `wait_for_readers`.
+fn with_tail<T>(code: &Elf<'_>, found: &Found, ask: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+    let bytes = body(code, found);
+    ask(bytes).or_else(|| {
+        let target = insn::tail_jump(bytes, found.vaddr)?;
+        ask(code.bytes_at(target, CODE_LIMIT))
+    })
 }
 
 #[cfg(test)]

@@ -11,25 +11,29 @@ fn record_scenario(args: &[&str], duration: &str) -> holdup::Recorded {
     recorded
 }
 
+/// A busy machine can keep a poll from running for milliseconds, which is long and nobody's fault.
 #[track_caller]
 fn expect_nothing_found(recorded: &holdup::Recorded) {
     let report = &recorded.report;
     assert!(report.findings().is_empty(), "{:?}", report.sentences());
-    assert!(report.long_polls().is_empty(), "{:?}", report.long_polls());
+    for poll in report.long_polls() {
+        let [waited_for_cpu, duration] = [&poll["anatomy"]["run_queue_ns"], &poll["duration_ns"]]
+            .map(|ns| ns.as_u64().expect("a number"));
+        assert!(waited_for_cpu * 2 > duration, "{poll}");
+    }
 }
 
-/// Fails unless one finding says all of these.
+/// Fails unless this check made a finding that says all of these.
 #[track_caller]
-fn expect_finding(recorded: &holdup::Recorded, words: &[&str]) {
-    let found = recorded
-        .report
-        .sentences()
-        .iter()
-        .any(|sentence| words.iter().all(|word| sentence.contains(word)));
+fn expect_finding(recorded: &holdup::Recorded, check: &str, words: &[&str]) {
+    let found = recorded.report.findings().iter().any(|finding| {
+        let sentence = finding["sentence"].as_str().unwrap_or_default();
+        finding["check"] == check && words.iter().all(|word| sentence.contains(word))
+    });
+    let sentences = recorded.report.sentences();
     assert!(
         found,
-        "no finding says {words:?}, but: {:#?}",
-        recorded.report.sentences()
+        "no finding of {check} says {words:?}, but: {sentences:#?}"
     );
 }
 
@@ -75,7 +79,11 @@ fn block_in_place_is_no_finding() {
 fn crypto_is_named_with_its_call_site() {
     for runtime in ["multi_thread", "current_thread", "local_set"] {
         let recorded = record_scenario(&["--scenario", "crypto", "--runtime", runtime], "6s");
-        expect_finding(&recorded, &["handshake.rs:", "crypto"]);
+        expect_finding(
+            &recorded,
+            "crypto_on_worker",
+            &["handshake.rs:", "called from"],
+        );
         let svg = recorded.svg("blocking.svg");
         for name in ["handshake.rs:", "blake3", "argon2", "[on-CPU]"] {
             assert!(
@@ -91,7 +99,11 @@ fn crypto_is_named_with_its_call_site() {
 #[ignore = "live: cargo xtask test"]
 fn a_lock_is_named_with_waiter_and_holder() {
     let recorded = record_scenario(&["--scenario", "mutex"], "8s");
-    expect_finding(&recorded, &["accounts.rs:", "lock"]);
+    expect_finding(
+        &recorded,
+        "lock_wait_on_worker",
+        &["accounts.rs:", "held by"],
+    );
     let all = recorded
         .report
         .findings()
@@ -112,7 +124,7 @@ fn a_lock_is_named_with_waiter_and_holder() {
 #[ignore = "live: cargo xtask test"]
 fn sleep_is_named() {
     let recorded = record_scenario(&["--scenario", "sleep"], "6s");
-    expect_finding(&recorded, &["scenarios.rs:"]);
+    expect_finding(&recorded, "sleep_on_worker", &["scenarios.rs:"]);
     let (slept, total) = (
         recorded.report.anatomy_ns("sleep_ns"),
         recorded

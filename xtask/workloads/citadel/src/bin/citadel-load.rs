@@ -38,7 +38,7 @@ struct Args {
     #[arg(long, default_value_t = 10)]
     messages: u64,
     /// Bytes of a message
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 4096)]
     message_bytes: usize,
     /// Pause after each message, in milliseconds
     #[arg(long, default_value_t = 5)]
@@ -301,20 +301,30 @@ async fn talk(
             Counts::add(&counts.messages);
             tokio::time::sleep(Duration::from_millis(args.pause)).await;
         }
-        match timed("re-key", connection.rekey())
-            .await?
-            .map_err(|error| format!("re-key: {error:?}"))?
-        {
-            Some(_version) => Counts::add(&counts.rekeys),
-            // Every message of SecrecyMode::Perfect re-keys as well.
-            None => Counts::add(&counts.rekeys_already_in_progress),
-        }
+        rekey(&connection, counts).await?;
         if round == 0 && args.file_bytes > 0 {
             timed("file transfer", connection.send_file(Args::file()))
                 .await?
                 .map_err(|error| format!("file transfer: {error:?}"))?;
             Counts::add(&counts.file_transfers);
         }
+    }
+    Ok(())
+}
+
+/// Every message of SecrecyMode::Perfect re-keys as well, in both directions, so that an explicit re-key may
+/// have to try again.
+async fn rekey(connection: &Connection, counts: &Counts) -> Result<(), String> {
+    for _ in 0..5 {
+        let version = timed("re-key", connection.rekey())
+            .await?
+            .map_err(|error| format!("re-key: {error:?}"))?;
+        if version.is_some() {
+            Counts::add(&counts.rekeys);
+            break;
+        }
+        Counts::add(&counts.rekeys_already_in_progress);
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }
