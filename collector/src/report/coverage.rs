@@ -219,10 +219,16 @@ impl Coverage {
             addresses_named,
             addresses_with_line,
         } = self.stacks;
+        let of_blocking = if blocking_with_stack_ns > Nanos::ZERO {
+            format!(
+                ", {} of the runtime-blocking time that has a stack",
+                percent(blocking_to_thread_start_ns, blocking_with_stack_ns)
+            )
+        } else {
+            String::new()
+        };
         notes.push(format!(
-            "{reached_thread_start} of {distinct} stacks reach the thread's start, {} of the runtime-blocking \
-             time that has a stack.",
-            percent(blocking_to_thread_start_ns, blocking_with_stack_ns)
+            "{reached_thread_start} of {distinct} stacks reach the thread's start{of_blocking}."
         ));
         if reached_thread_start.saturating_mul(2) < distinct {
             notes.push(
