@@ -74,14 +74,16 @@ fn of_group(check: &dyn Check, group: &PollGroup, sentence: String) -> Finding {
 
 /// Who held up a worker and for how long: the beginning of each sentence about polls.
 fn blocked(group: &PollGroup) -> String {
-    let who = match group.tasks.as_slice() {
-        [] => "A task".to_owned(),
-        [task] => format!("`{}`", task.task_name),
-        [task, others @ ..] => format!(
-            "`{}` and {}",
-            task.task_name,
-            count(others.len() as u64, "other task")
-        ),
+    let (who, whose) = match group.tasks.as_slice() {
+        [] => ("A task".to_owned(), "its worker"),
+        [task] => (format!("`{}`", task.task_name), "its worker"),
+        [task, others @ ..] => {
+            let others = count(others.len() as u64, "other task");
+            (
+                format!("`{}` and {others}", task.task_name),
+                "their workers",
+            )
+        }
     };
     let polls = group.polls.len() as u64;
     let total = bounded(group.total, group.certainty);
@@ -99,7 +101,7 @@ fn blocked(group: &PollGroup) -> String {
     } else {
         ""
     };
-    format!("{who} blocked its worker for {how_long}{doubt}")
+    format!("{who} blocked {whose} for {how_long}{doubt}")
 }
 
 fn share_of(group: &PollGroup) -> String {
@@ -377,29 +379,7 @@ impl ContendedLock {
             0 | 1 => String::new(),
             places => format!(" (and at {})", count(places - 1, "other place")),
         };
-        let mut held: Vec<(&CallSite, Nanos)> = Vec::new();
-        for pair in &lock.pairs {
-            if let Some(holder) = &pair.holder {
-                match held
-                    .iter_mut()
-                    .find(|(site, _)| site.own_frame().label == holder.own_frame().label)
-                {
-                    Some((_, time)) => *time += pair.totals.total_ns,
-                    None => held.push((holder, pair.totals.total_ns)),
-                }
-            }
-        }
-        let most = held
-            .into_iter()
-            .reduce(|most, other| if other.1 > most.1 { other } else { most });
-        let holder = match most {
-            Some((holder, time)) => format!(
-                "It was held by {} for {} of that: hold it for less time there.",
-                site_in_words(holder),
-                percent(time, lock.totals.total_ns)
-            ),
-            None => "Who held it was not seen.".to_owned(),
-        };
+        let holder = held_by(lock);
         format!(
             "The {}{elsewhere} {} [{}]. {holder}",
             lock.name,
@@ -407,6 +387,39 @@ impl ContendedLock {
             lock.address
         )
     }
+}
+
+/// Who held a lock while others waited: the place with most of that time, the others, and what was not seen.
+fn held_by(lock: &LockEntry) -> String {
+    let mut held: Vec<(&CallSite, Nanos)> = Vec::new();
+    for pair in &lock.pairs {
+        let Some(holder) = &pair.holder else { continue };
+        let same = |site: &CallSite| site.own_frame().label == holder.own_frame().label;
+        match held.iter_mut().find(|(site, _)| same(site)) {
+            Some((_, time)) => *time += pair.totals.total_ns,
+            None => held.push((holder, pair.totals.total_ns)),
+        }
+    }
+    held.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+    let Some(((most, time), others)) = held.split_first() else {
+        return "Who held it was not seen.".to_owned();
+    };
+    let total = lock.totals.total_ns;
+    let by_others: Nanos = others.iter().map(|(_, time)| *time).sum();
+    let unseen = total.saturating_sub(*time + by_others);
+    let mut rest = String::new();
+    if by_others > Nanos::ZERO {
+        let places = count(others.len() as u64, "other place");
+        rest = format!(", by {places} for {}", percent(by_others, total));
+    }
+    if unseen > Nanos::ZERO {
+        rest.push_str(&format!(", unseen for {}", percent(unseen, total)));
+    }
+    format!(
+        "It was held by {} for {} of that{rest}: hold it for less time there.",
+        site_in_words(most),
+        percent(*time, total)
+    )
 }
 
 impl Check for ContendedLock {

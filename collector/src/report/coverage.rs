@@ -219,10 +219,16 @@ impl Coverage {
             addresses_named,
             addresses_with_line,
         } = self.stacks;
+        let of_blocking = if blocking_with_stack_ns > Nanos::ZERO {
+            format!(
+                ", {} of the runtime-blocking time that has a stack",
+                percent(blocking_to_thread_start_ns, blocking_with_stack_ns)
+            )
+        } else {
+            String::new()
+        };
         notes.push(format!(
-            "{reached_thread_start} of {distinct} stacks reach the thread's start, {} of the runtime-blocking \
-             time that has a stack.",
-            percent(blocking_to_thread_start_ns, blocking_with_stack_ns)
+            "{reached_thread_start} of {distinct} stacks reach the thread's start{of_blocking}."
         ));
         if reached_thread_start.saturating_mul(2) < distinct {
             notes.push(
@@ -243,11 +249,16 @@ impl Coverage {
                 "Stacks that could not be read: {unreadable}, that found no room: {not_stored}; that time has none."
             ));
         }
-        if addresses_named < addresses {
+        let nameless = addresses.saturating_sub(addresses_named);
+        if nameless > 0 {
+            // A few have none in any binary: the vDSO, hand-written assembly.
+            let why = if nameless.saturating_mul(20) > addresses {
+                ": the binary or a library is stripped; provide its debug file, or build without `strip`"
+            } else {
+                ""
+            };
             notes.push(format!(
-                "{} of {addresses} addresses have no function's name: the binary or a library is stripped; \
-                 provide its debug file or build without `strip`.",
-                addresses - addresses_named
+                "{nameless} of {addresses} addresses in stacks have no function's name{why}."
             ));
         }
         if addresses_with_line.saturating_mul(2) < addresses_named {

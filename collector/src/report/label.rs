@@ -25,6 +25,8 @@ const MOST_PARSED_BYTES: usize = 16 << 10;
 
 /// A function.
 pub fn function(name: &str) -> String {
+    // glibc's own alias of a function that it exports.
+    let name = name.strip_prefix("__GI_").unwrap_or(name);
     cut(&path(without_hash(parseable(name)), 0))
 }
 
@@ -334,7 +336,7 @@ mod tests {
         check_function("<app::Thing<T>>::method::<T>", "app::Thing::method");
         check_function("core::str::<impl str>::parse", "core::str::str::parse");
         check_function("app::{impl#3}::run", "app::{impl#3}::run");
-        check_function("__GI___clock_nanosleep", "__GI___clock_nanosleep");
+        check_function("__GI___clock_nanosleep", "__clock_nanosleep");
         check_function("libfoo.so+0x1234", "libfoo.so+0x1234");
         check_function("", "");
     }

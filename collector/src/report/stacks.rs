@@ -36,6 +36,8 @@ pub struct NamedStack {
     pub frames: Vec<Rc<NamedFrame>>,
     /// For each address of the stack, where the frames of its caller begin in `frames`.
     ends: Vec<usize>,
+    /// Where the frames of the innermost poll end, if an address that polls return to tells.
+    innermost_poll: Option<usize>,
     /// The addresses, as the kernel took them.
     addresses: Vec<u64>,
 }
@@ -44,18 +46,14 @@ impl NamedStack {
     /// The frames of the innermost poll in the stack: what is between the task and the code that ran.
     ///
     /// A poll's return address says exactly where it begins, and it is in the stack unless the walk was cut
-    /// short. Without a poll (a lock wait outside of one), the innermost `raw::poll` by name. Where neither
-    /// is found, all frames.
+    /// short. For a lock wait, whose poll is not known, it is the innermost address that any poll returns to.
+    /// Without one, the innermost `raw::poll` by name. Where neither is found, all frames.
     pub fn of_poll(&self, return_addr: Option<CodeAddr>) -> &[Rc<NamedFrame>] {
         let is_raw_poll = |frame: &Rc<NamedFrame>| frame.label == RAW_POLL;
-        let called_from = return_addr.and_then(|CodeAddr(wanted)| {
-            let caller = self
-                .addresses
-                .iter()
-                .skip(1)
-                .position(|&address| address == wanted)?;
-            self.ends.get(caller).copied()
-        });
+        let called_from = match return_addr {
+            Some(CodeAddr(wanted)) => frames_inside(&self.addresses, &self.ends, |it| it == wanted),
+            None => self.innermost_poll,
+        };
         match called_from {
             // `raw::poll` may have jumped to what it calls, and then has no frame of its own.
             Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => &self.frames[..end - 1],
@@ -80,6 +78,16 @@ impl NamedStack {
     }
 }
 
+/// How many frames lie inside the innermost caller whose return address `is_it`.
+fn frames_inside(addresses: &[u64], ends: &[usize], is_it: impl Fn(u64) -> bool) -> Option<usize> {
+    // The first address is where the thread was, not where it returns to.
+    let callee = addresses
+        .iter()
+        .skip(1)
+        .position(|&address| is_it(address))?;
+    ends.get(callee).copied()
+}
+
 /// The stacks of a capture.
 pub struct Stacks {
     named: BTreeMap<StackId, NamedStack>,
@@ -88,6 +96,11 @@ pub struct Stacks {
 impl Stacks {
     /// Names and classes all of them; what several have in common is named once.
     pub fn new(capture: &Capture, rules: &Rules) -> Stacks {
+        let returns: BTreeSet<u64> = capture
+            .return_sites
+            .iter()
+            .map(|site| site.return_addr.0)
+            .collect();
         let mut by_address: BTreeMap<u64, Vec<Rc<NamedFrame>>> = BTreeMap::new();
         let mut named = BTreeMap::new();
         for (id, addresses) in &capture.stacks {
@@ -107,6 +120,7 @@ impl Stacks {
                 ends.push(frames.len());
             }
             let stack = NamedStack {
+                innermost_poll: frames_inside(addresses, &ends, |it| returns.contains(&it)),
                 frames,
                 ends,
                 addresses: addresses.clone(),

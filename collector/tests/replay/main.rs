@@ -147,7 +147,7 @@ fn what_a_person_is_told() {
         sentence_of(&report, "contended_lock"),
         "The Mutex locked at app::state::update (app/src/state.rs:88) was waited for 25.0 ms in 11 waits \
          (longest 20.0 ms) [0x7f0000001000]. It was held by `app::state::rebuild` at app/src/state.rs:120 for \
-         80 % of that: hold it for less time there."
+         80 % of that, unseen for 20 %: hold it for less time there."
     );
     // One is still waited for at the end. The RwLock was waited for too, but never for long, and the condvar is
     // no contention.
@@ -164,11 +164,16 @@ fn what_a_person_is_told() {
 #[test]
 fn stacks_begin_at_the_task() {
     let report = whole();
-    for stack in &report.blocking.stacks {
+    for stack in report
+        .blocking
+        .stacks
+        .iter()
+        .chain(&report.lock_wait.stacks)
+    {
         assert_eq!(stack.frames[0].kind, FrameKind::Root);
         for frame in &stack.frames {
             assert!(!frame.label.contains("raw::poll"), "{}", frame.label);
-            assert!(!frame.label.contains("start_thread"), "{}", frame.label);
+            assert!(!frame.label.contains("run_task"), "{}", frame.label);
         }
     }
     let stack = report
