@@ -14,9 +14,14 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             // One sentence for the person on call, the causes under it; no backtrace of holdup's own.
-            eprintln!("holdup: {}", failure.error);
+            let sentence = failure.error.to_string();
+            eprintln!("holdup: {sentence}");
             for cause in failure.error.chain().skip(1) {
-                eprintln!("  because: {cause}");
+                let cause = cause.to_string();
+                // Many errors say their cause in their own sentence.
+                if !sentence.contains(&cause) {
+                    eprintln!("  because: {cause}");
+                }
             }
             debug_assert!(failure.exit != Exit::Ok);
             failure.exit.into()

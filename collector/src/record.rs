@@ -46,6 +46,10 @@ const WARM_UP_QUIET: Duration = Duration::from_millis(50);
 /// ... or after this long at the latest. Places that come later are probed then.
 const WARM_UP_LIMIT: Duration = Duration::from_millis(500);
 
+/// How often the ring buffer is looked at while nothing in it is urgent: often enough to keep it nearly
+/// empty (it holds 100,000 events), and seldom enough to leave the CPUs to the target.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Why there is no capture.
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -231,8 +235,11 @@ impl<'a> Recording<'a> {
         const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
         let over = tokio::time::sleep(duration.unwrap_or(FOREVER));
         tokio::pin!(over, interrupted);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = look.tick() => {}
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
                 () = &mut interrupted => return Ok(EndReason::Interrupted),

@@ -61,6 +61,16 @@ fn kernel(host: &Host) -> String {
     for obstacle in obstacles {
         let _ = writeln!(text, "  !     {obstacle}");
     }
+    let mark = if host.can_trace() && host.missing_capabilities.is_empty() {
+        "ok"
+    } else {
+        "-"
+    };
+    let _ = writeln!(text, "  {mark:<5} cpu             samples of every CPU's clock");
+    let _ = writeln!(
+        text,
+        "  {mark:<5} scheduler       off-CPU intervals, from the tracepoints sched_switch and sched_wakeup"
+    );
     // The version says what should be there, a try says what is.
     match probe::uprobe_multi_is_supported() {
         Ok(true) => text.push_str("  ok    one link attaches many uprobes (tried)\n"),

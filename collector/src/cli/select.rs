@@ -39,9 +39,10 @@ impl Select {
 /// How an error about the target ends the command.
 pub fn target_failure(error: TargetError) -> Failure {
     let exit = match &error {
-        TargetError::NoSuchProcess(_) | TargetError::NoneFound { .. } | TargetError::Exited(_) => {
-            Exit::NoProcess
-        }
+        TargetError::NoSuchProcess(_)
+        | TargetError::NoneFound { .. }
+        | TargetError::NoSuchFile { .. }
+        | TargetError::Exited(_) => Exit::NoProcess,
         TargetError::Several(_) => Exit::SeveralProcesses,
         TargetError::Permission { .. } => Exit::Permission,
         _ => Exit::Other,
