@@ -46,6 +46,10 @@ const WARM_UP_QUIET: Duration = Duration::from_millis(50);
 /// ... or after this long at the latest. Places that come later are probed then.
 const WARM_UP_LIMIT: Duration = Duration::from_millis(500);
 
+/// The kernel side calls for what can't wait only: waking us out of a probe would take the CPU from the
+/// thread that is watched. 8 MiB of events in this time would be 5 million a second.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Why there is no capture.
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -188,14 +192,15 @@ impl<'a> Recording<'a> {
         Ok(())
     }
 
+    /// Waits until there may be records: for the kernel side's call, or for a while.
     async fn readable(&mut self) -> Result<(), RecordError> {
-        self.records
-            .readable()
-            .await
-            .map_err(|source| RecordError::Wait {
+        match tokio::time::timeout(LOOK_INTERVAL, self.records.readable()).await {
+            Err(_) => Ok(()),
+            Ok(called) => called.map_err(|source| RecordError::Wait {
                 what: "BPF records",
                 source,
-            })
+            }),
+        }
     }
 
     fn begin(&mut self) -> Result<Started, RecordError> {

@@ -23,16 +23,36 @@ pub fn count(counter: u32) {
     count_by(counter, 1);
 }
 
+/// `BPF_RB_NO_WAKEUP` of `include/uapi/linux/bpf.h`.
+const NO_WAKEUP: u64 = 1;
+/// `BPF_RB_FORCE_WAKEUP`.
+const FORCE_WAKEUP: u64 = 2;
+
 /// Writes an event; when there is no room, counts it under `lost` and returns false.
+///
+/// It wakes nobody: the reader looks by itself, many times a second. A wake-up out of a probe takes the
+/// CPU from the very thread that is being watched: of the workers that returned from a lock's slow path one
+/// in six lost it for milliseconds.
 #[inline(always)]
 pub fn emit<T>(event: &T, lost: u32) -> bool {
+    output(event, lost, NO_WAKEUP)
+}
+
+/// The same for an event that the reader must act on.
+#[inline(always)]
+pub fn emit_and_wake<T>(event: &T, lost: u32) -> bool {
+    output(event, lost, FORCE_WAKEUP)
+}
+
+#[inline(always)]
+fn output<T>(event: &T, lost: u32, flags: u64) -> bool {
     // SAFETY: `event` is initialised plain data of exactly this size.
     let result = unsafe {
         bpf_ringbuf_output(
             (&raw const EVENTS).cast_mut().cast(),
             core::ptr::from_ref(event).cast_mut().cast(),
             size_of::<T>() as u64,
-            0,
+            flags,
         )
     };
     if result != 0 {

@@ -30,7 +30,7 @@ use holdup_probe_ebpf::wire;
 
 use crate::{
     atomics,
-    emit::{count, count_by, emit},
+    emit::{count, count_by, emit, emit_and_wake},
     maps::{CORE_TAKERS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
     registers, threads, window,
 };
@@ -159,7 +159,7 @@ fn announce_return_site(thread: *mut wire::Thread, return_addr: u64, site: u32, 
         site,
         zero: 0,
     };
-    if !emit(&event, wire::COUNTER_LOST_OTHER) {
+    if !emit_and_wake(&event, wire::COUNTER_LOST_OTHER) {
         // The next poll from there announces it again.
         let _ = RETURN_SITES.remove(return_addr);
     }

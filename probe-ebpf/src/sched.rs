@@ -16,7 +16,7 @@ use aya_ebpf::{
 use holdup_probe_ebpf::wire;
 
 use crate::{
-    emit::emit,
+    emit::{emit, emit_and_wake},
     maps::{SWITCH_SCRATCH, THREADS, ThreadRecord, config},
     polls, unwind, window,
 };
@@ -137,7 +137,7 @@ pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
                 at_ns: crate::now(),
             },
         };
-        emit(&change, wire::COUNTER_LOST_OTHER);
+        emit_and_wake(&change, wire::COUNTER_LOST_OTHER);
     }
     0
 }
