@@ -54,7 +54,7 @@ impl NamedStack {
             Some(CodeAddr(wanted)) => frames_inside(&self.addresses, &self.ends, |it| it == wanted),
             None => self.innermost_poll,
         };
-        match called_from {
+        let inside = match called_from {
             // `raw::poll` may have jumped to what it calls, and then has no frame of its own.
             Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => &self.frames[..end - 1],
             Some(end) => &self.frames[..end],
@@ -62,7 +62,8 @@ impl NamedStack {
                 Some(end) => &self.frames[..end],
                 None => &self.frames,
             },
-        }
+        };
+        inside_harness(inside)
     }
 
     /// Whether the walk reached the thread's start.
@@ -75,6 +76,25 @@ impl NamedStack {
                 || name.ends_with("::thread_start")
                 || name.starts_with("std::rt::lang_start")
         })
+    }
+}
+
+/// What Tokio's harness calls: between `raw::poll` and the task's future stand a dozen frames (state
+/// transitions, `catch_unwind`) that are the same for every task. All of them are dropped, or none if the
+/// time went to the harness itself.
+fn inside_harness(frames: &[Rc<NamedFrame>]) -> &[Rc<NamedFrame>] {
+    const HARNESS: [&str; 5] = [
+        "tokio::runtime::task::",
+        "tokio::loom::",
+        "std::panic",
+        "core::panic::",
+        "<core::panic::",
+    ];
+    let is_harness =
+        |frame: &Rc<NamedFrame>| HARNESS.iter().any(|path| frame.label.starts_with(path));
+    match frames.iter().rposition(|frame| !is_harness(frame)) {
+        Some(outermost) => &frames[..=outermost],
+        None => frames,
     }
 }
 
