@@ -1,7 +1,7 @@
 //! What could be observed, what not, and what was lost: counted, and said in sentences beside the numbers
 //! that it affects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdup_probe_ebpf::wire;
 
@@ -65,10 +65,19 @@ impl Coverage {
 
     fn probe_notes(&self, notes: &mut Vec<String>) {
         for family in &self.probes {
+            // One sentence for all that is missing for one reason.
+            let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
             for missing in &family.missing {
+                by_reason
+                    .entry(&missing.why)
+                    .or_default()
+                    .push(&missing.what);
+            }
+            for (why, what) in by_reason {
                 notes.push(format!(
-                    "Not seen ({}): {}: {}",
-                    family.name, missing.what, missing.why
+                    "Not seen ({}): {}: {why}.",
+                    family.name,
+                    what.join(", ")
                 ));
             }
         }

@@ -641,8 +641,7 @@ impl AttachPlan {
             let krate = family.krate();
             let why = match linked(krate) {
                 Some(linked) => format!(
-                    "{linked} is in the program, but this function is not: nothing calls it, or the \
-                     compiler inlined it; nothing to do unless the program was built with other flags"
+                    "{linked} is in the program without it: nothing calls it, or the compiler inlined it"
                 ),
                 None if krate == "tokio" => {
                     "no trace of tokio in the program: not a Tokio program, or \
