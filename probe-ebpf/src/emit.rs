@@ -42,9 +42,20 @@ pub fn emit<T>(event: &T, lost: u32) -> bool {
     // SAFETY: queries about a ring buffer map.
     let (unread, size) = unsafe {
         let ring = (&raw const EVENTS).cast_mut().cast();
-        (bpf_ringbuf_query(ring, AVAILABLE), bpf_ringbuf_query(ring, SIZE))
+        (
+            bpf_ringbuf_query(ring, AVAILABLE),
+            bpf_ringbuf_query(ring, SIZE),
+        )
     };
-    output(event, lost, if unread > size / 4 { FORCE_WAKEUP } else { NO_WAKEUP })
+    output(
+        event,
+        lost,
+        if unread > size / 4 {
+            FORCE_WAKEUP
+        } else {
+            NO_WAKEUP
+        },
+    )
 }
 
 /// The same for an event that user space has to act on at once.

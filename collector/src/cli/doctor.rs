@@ -66,7 +66,10 @@ fn kernel(host: &Host) -> String {
     } else {
         "-"
     };
-    let _ = writeln!(text, "  {mark:<5} cpu             samples of every CPU's clock");
+    let _ = writeln!(
+        text,
+        "  {mark:<5} cpu             samples of every CPU's clock"
+    );
     let _ = writeln!(
         text,
         "  {mark:<5} scheduler       off-CPU intervals, from the tracepoints sched_switch and sched_wakeup"
