@@ -92,6 +92,7 @@ fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
     let (mut truth_total, mut report_total) = (0, 0);
     let (mut missing, mut near_threshold) = (Vec::new(), 0usize);
     let mut explained = vec![false; report.long_polls.len()];
+    let mut truth_says = vec![String::new(); report.long_polls.len()];
     for poll in &truth.polls {
         let same = by_thread
             .get(&poll.tid)
@@ -112,37 +113,38 @@ fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
                     near_threshold += 1;
                     continue;
                 }
-                differences.push(span.ns.abs_diff(poll.span.ns));
-                truth_total += poll.span.ns;
+                differences.push(poll.distance_ns(span.ns));
+                truth_total += poll.nearest_ns(span.ns);
                 report_total += span.ns;
             }
-            Some(_) => {}
+            Some((index, ..)) => {
+                truth_says[index] = format!(": {} for {} us", poll.name, poll.span.ns / 1000);
+            }
             None if is_whole && is_long => {
-                if poll.span.ns < threshold + THRESHOLD_BAND_NS {
+                if poll.at_least_ns < threshold + THRESHOLD_BAND_NS {
                     near_threshold += 1;
                 } else {
-                    truth_total += poll.span.ns;
-                    missing.push(format!("{} for {} us", poll.name, poll.span.ns / 1000));
+                    truth_total += poll.at_least_ns;
+                    missing.push(format!("{} for {} us", poll.name, poll.at_least_ns / 1000));
                 }
             }
             None => {}
         }
     }
     let mut extra = Vec::new();
-    for (poll, _) in report
-        .long_polls
-        .iter()
-        .zip(&explained)
-        .filter(|(_, explained)| !**explained)
-    {
+    for (index, poll) in report.long_polls.iter().enumerate() {
+        if explained[index] {
+            continue;
+        }
         if poll.span.ns < threshold + THRESHOLD_BAND_NS {
             near_threshold += 1;
         } else {
             report_total += poll.span.ns;
             extra.push(format!(
-                "thread {} for {} us",
+                "thread {} for {} us{}",
                 poll.tid,
-                poll.span.ns / 1000
+                poll.span.ns / 1000,
+                truth_says[index]
             ));
         }
     }
@@ -312,6 +314,7 @@ mod tests {
             name: "task".to_owned(),
             tid,
             span,
+            at_least_ns: span.ns,
         });
         Truth {
             polls: polls.collect(),
@@ -389,6 +392,23 @@ mod tests {
             &report(&[inside, (1, span(990, 10 * MS))]),
         );
         assert_eq!(wrong(&checks), [""; 0]);
+    }
+
+    /// Where a worker is handed off between two clock readings, each duration between them is right.
+    #[test]
+    fn a_handed_off_poll_may_have_ended_earlier() {
+        let mut happened = truth(&[(1, span(10, 9 * MS)), (1, span(30, 8 * MS))]);
+        happened.polls[0].at_least_ns = 6 * MS;
+        happened.polls[1].at_least_ns = 3 * MS;
+        let checks = polls(&happened, &report(&[(1, span(10, 7 * MS))]));
+        assert_eq!(wrong(&checks), [""; 0]);
+        let checks = polls(&happened, &report(&[(1, span(10, 5 * MS))]));
+        assert_eq!(
+            wrong(&checks),
+            ["durations within 0.3 ms", "summed long polls, us"]
+        );
+        let checks = polls(&happened, &report(&[]));
+        assert!(wrong(&checks).contains(&"long polls that the report lacks"));
     }
 
     fn waits(count: u64, reported: u64) -> Vec<Check> {

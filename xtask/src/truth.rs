@@ -36,7 +36,23 @@ impl Span {
 pub struct Poll {
     pub name: String,
     pub tid: u32,
+    /// The longest that it can have blocked its runtime.
     pub span: Span,
+    /// The shortest. It is less where `block_in_place` handed the worker off: that happened somewhere between
+    /// its call, which is taken here, and the start of its closure, where the span ends.
+    pub at_least_ns: u64,
+}
+
+impl Poll {
+    /// How far a duration is from what the workload allows.
+    pub fn distance_ns(&self, duration_ns: u64) -> u64 {
+        duration_ns.abs_diff(self.nearest_ns(duration_ns))
+    }
+
+    /// Of the durations that it can have had, the nearest to this one.
+    pub fn nearest_ns(&self, duration_ns: u64) -> u64 {
+        duration_ns.clamp(self.at_least_ns.min(self.span.ns), self.span.ns)
+    }
 }
 
 /// One lock wait that the workload measured.
@@ -69,6 +85,7 @@ enum Line {
         start_ns: u64,
         ns: u64,
         blocking: bool,
+        handoff_called_ns: Option<u64>,
     },
     LockWait {
         addr: String,
@@ -101,11 +118,14 @@ impl Truth {
                     start_ns,
                     ns,
                     blocking: true,
+                    handoff_called_ns,
                 } => {
                     truth.polls.push(Poll {
                         name,
                         tid,
                         span: Span { start_ns, ns },
+                        at_least_ns: handoff_called_ns
+                            .map_or(ns, |called_ns| called_ns.saturating_sub(start_ns)),
                     });
                 }
                 Line::LockWait { addr, start_ns, ns } => {
@@ -149,6 +169,7 @@ mod tests {
             r#"{"kind":"meta","version":1,"pid":7}"#, "\n",
             r#"{"kind":"lock","lock":"accounts","type":"mutex","addr":"0x10"}"#, "\n",
             r#"{"kind":"poll","name":"settle","start_ns":5,"ns":9,"blocking":true,"end":"returned","tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"poll","name":"export","start_ns":7,"ns":9,"blocking":true,"end":"handed_off","handoff_called_ns":11,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"lock_wait","lock":"accounts","op":"mutex","addr":"0x10","start_ns":6,"ns":2,"outcome":"acquired","tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"end","reason":"signal","end_ns":20,"dropped":0}"#, "\n",
         ))
@@ -156,11 +177,20 @@ mod tests {
         assert_eq!(truth.locks[&0x10], "accounts");
         assert_eq!(
             truth.polls,
-            [Poll {
-                name: "settle".to_owned(),
-                tid: 3,
-                span: Span { start_ns: 5, ns: 9 }
-            }]
+            [
+                Poll {
+                    name: "settle".to_owned(),
+                    tid: 3,
+                    span: Span { start_ns: 5, ns: 9 },
+                    at_least_ns: 9,
+                },
+                Poll {
+                    name: "export".to_owned(),
+                    tid: 3,
+                    span: Span { start_ns: 7, ns: 9 },
+                    at_least_ns: 4,
+                }
+            ]
         );
         assert_eq!(
             truth.lock_waits,

@@ -69,11 +69,7 @@ fn a_binary_without_debug_info() {
     let args = ["--scenario", "crypto,mutex,spawn-blocking,block-in-place"];
     let recorded = accounting::compare_program(&app, &args, "10s");
     assert!(
-        recorded
-            .report
-            .coverage()
-            .to_lowercase()
-            .contains("debug info"),
+        recorded.report.coverage().contains("debug = 1"),
         "{}",
         recorded.report.coverage()
     );
