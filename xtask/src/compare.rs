@@ -125,7 +125,13 @@ fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
                     near_threshold += 1;
                 } else {
                     truth_total += poll.at_least_ns;
-                    missing.push(format!("{} for {} us", poll.name, poll.at_least_ns / 1000));
+                    let at_ms = (poll.span.start_ns - report.recorded.start_ns) / 1_000_000;
+                    missing.push(format!(
+                        "{} for {} us at {at_ms} ms, thread {}",
+                        poll.name,
+                        poll.at_least_ns / 1000,
+                        poll.tid
+                    ));
                 }
             }
             None => {}
@@ -140,10 +146,11 @@ fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
             near_threshold += 1;
         } else {
             report_total += poll.span.ns;
+            let at_ms = poll.span.start_ns.saturating_sub(report.recorded.start_ns) / 1_000_000;
             extra.push(format!(
-                "thread {} for {} us{}",
-                poll.tid,
+                "{} us at {at_ms} ms, thread {}{}",
                 poll.span.ns / 1000,
+                poll.tid,
                 truth_says[index]
             ));
         }
