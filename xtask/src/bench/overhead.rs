@@ -95,8 +95,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     for (name, server, load) in servers()? {
         let mut server = Server::start(&mut command_of(&server), &mut command_of(&load))?;
-        // Clients connect, caches warm up.
-        experiment.interrupted.sleep(Duration::from_secs(5))?;
+        experiment.warm_up(&mut server)?;
         println!(
             "\n{name}: {} rounds of {} s windows, CPU time of the server (user + system) for each request",
             options.rounds, options.seconds
@@ -110,23 +109,24 @@ pub fn run(options: &Options) -> Result<()> {
 type Call = (PathBuf, Vec<&'static str>);
 
 fn servers() -> Result<Vec<(&'static str, Call, Call)>> {
-    const HOURS: [&str; 2] = ["--seconds", "86400"];
+    // They are ended after the measurement, and end by themselves if nobody does.
+    const BOUND: [&str; 2] = ["--seconds", "7200"];
     let (echo, citadel) = (workloads::build()?, workloads::build_citadel()?);
     let path = |of: &std::collections::BTreeMap<&str, PathBuf>, name: &str| {
         of.get(name)
             .cloned()
             .with_context(|| format!("no workload {name}"))
     };
-    let with = |first: &[&'static str]| [first, &HOURS, &["--progress"]].concat();
+    let with = |first: &[&'static str]| [first, &BOUND, &["--progress"]].concat();
     Ok(vec![
         (
             "echo server at full rate",
-            (path(&echo, "ECHO")?, vec!["serve", "--seconds", "86400"]),
+            (path(&echo, "ECHO")?, vec!["serve", "--seconds", "7200"]),
             (path(&echo, "ECHO")?, with(&["ask"])),
         ),
         (
             "Citadel server",
-            (path(&citadel, "CITADEL_SERVER")?, HOURS.to_vec()),
+            (path(&citadel, "CITADEL_SERVER")?, BOUND.to_vec()),
             (
                 path(&citadel, "CITADEL_LOAD")?,
                 with(&["--clients", "8", "--pause", "0"]),
@@ -176,6 +176,21 @@ impl Experiment<'_> {
         }
         windows.programs = Some(self.program_cost(server)?);
         Ok(windows)
+    }
+
+    /// Clients register and connect, which takes some servers longer than others; then caches warm up.
+    fn warm_up(&self, server: &mut Server) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(120);
+        let deadline = Instant::now() + LIMIT;
+        while server.read()?.requests == 0 {
+            ensure!(
+                Instant::now() < deadline,
+                "no request was served in {} s",
+                LIMIT.as_secs()
+            );
+            self.interrupted.sleep(Duration::from_millis(200))?;
+        }
+        self.interrupted.sleep(Duration::from_secs(3))
     }
 
     fn window(&self, server: &mut Server) -> Result<NsPerRequest> {
