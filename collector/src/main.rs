@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use holdup::cli::{Cli, Exit};
+use holdup::cli::{Cli, Exit, say};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -15,12 +15,12 @@ fn main() -> ExitCode {
         Err(failure) => {
             // One sentence for the person on call, the causes under it; no backtrace of holdup's own.
             let sentence = failure.error.to_string();
-            eprintln!("holdup: {sentence}");
+            say(&sentence);
             for cause in failure.error.chain().skip(1) {
                 let cause = cause.to_string();
                 // Many errors say their cause in their own sentence.
                 if !sentence.contains(&cause) {
-                    eprintln!("  because: {cause}");
+                    say(&format!("  because: {cause}"));
                 }
             }
             debug_assert!(failure.exit != Exit::Ok);

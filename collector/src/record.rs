@@ -50,6 +50,9 @@ const WARM_UP_LIMIT: Duration = Duration::from_millis(500);
 /// empty (it holds 100,000 events), and seldom enough to leave the CPUs to the target.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How often the records so far are handed to the system.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// Why there is no capture.
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -151,8 +154,9 @@ impl<'a> Recording<'a> {
             }
         }
         let meta = meta(process, plan, config);
-        let writer = Writer::create(&options.capture, &meta)?;
         let families = attach(&mut probes, process, plan, config)?;
+        // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
+        let writer = Writer::create(&options.capture, &meta)?;
         let mut recording = Recording {
             process,
             plan,
@@ -237,15 +241,22 @@ impl<'a> Recording<'a> {
         tokio::pin!(over, interrupted);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut keep = tokio::time::interval(KEEP_EVERY);
+        keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = look.tick() => {}
+                // A killed recorder loses a second at most.
+                _ = keep.tick() => self.writer.flush()?,
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
                 () = &mut interrupted => return Ok(EndReason::Interrupted),
                 _ = target_ended.readable() => return Ok(EndReason::TargetExited),
             }
             self.drain()?;
+            if self.writer.is_full() {
+                return Ok(EndReason::CaptureFull);
+            }
             if self.execed {
                 return Ok(EndReason::TargetExeced);
             }

@@ -56,6 +56,10 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         }
         let is_condvar = operation == wire::LOCK_CONDVAR;
         let inside_another = !is_condvar && (*thread).lock_waits != 0;
+        // Before the stack is walked: a preemption from here on is part of the wait and of nothing else.
+        if !is_condvar {
+            (*thread).lock_waits += 1;
+        }
         // A condvar's stack would tell where idle threads idle, at a price for each of their parks.
         let waiter_stack = if is_condvar || inside_another {
             0
@@ -72,9 +76,6 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
             inside_another: u32::from(inside_another),
         };
         (*thread).lock_depth = depth + 1;
-        if !is_condvar {
-            (*thread).lock_waits += 1;
-        }
     }
     0
 }

@@ -112,7 +112,8 @@ pub const POLL_STILL_RUNNING: u32 = 1 << 3;
 
 /// A poll that lasted at least the threshold. It ends at `header.at_ns`.
 ///
-/// `run_queue_ns + sleep_ns + lock_wait_ns` never exceeds the duration; the rest was on-CPU.
+/// `run_queue_ns + sleep_ns + lock_wait_ns` never exceeds the duration, unless it was cut at the recording's
+/// end; the rest was on-CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct LongPoll {

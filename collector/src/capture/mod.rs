@@ -205,6 +205,8 @@ pub enum EndReason {
     TargetExited,
     /// The target replaced its image.
     TargetExeced,
+    /// The capture file got as long as one may get.
+    CaptureFull,
     /// The file ends in the middle: the recorder was killed, or the file was cut.
     Truncated,
 }

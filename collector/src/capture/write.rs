@@ -22,12 +22,19 @@ pub struct Writer {
     path: PathBuf,
     file: File,
     records: Vec<u8>,
+    /// Bytes of records so far.
+    written: u64,
 }
 
 impl Writer {
-    /// Makes the file, in place of one that is there, and writes its beginning.
+    /// Makes the file, in place of one that is there, and writes its beginning. A link that has its name is
+    /// replaced, not followed.
     pub fn create(path: &Path, meta: &Meta) -> Result<Writer, CaptureError> {
-        let file = File::create(path).map_err(|source| CaptureError::Write {
+        let made = match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::create_new(path),
+        };
+        let file = made.map_err(|source| CaptureError::Write {
             path: path.to_owned(),
             source,
         })?;
@@ -35,6 +42,7 @@ impl Writer {
             path: path.to_owned(),
             file,
             records: Vec::with_capacity(CHUNK_BYTES * 2),
+            written: 0,
         };
         let mut header = section::MAGIC.to_vec();
         header.extend(section::VERSION.to_le_bytes());
@@ -45,12 +53,18 @@ impl Writer {
 
     /// Adds one record of the ring buffer, verbatim.
     pub fn record(&mut self, raw: &[u8]) -> Result<(), CaptureError> {
+        self.written += 4 + raw.len() as u64;
         self.records.extend((raw.len() as u32).to_le_bytes());
         self.records.extend(raw);
         if self.records.len() >= CHUNK_BYTES {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Whether the file is as long as one may get: what follows the records needs room too.
+    pub fn is_full(&self) -> bool {
+        self.written >= section::MOST_FILE_BYTES / 2
     }
 
     /// Hands the records so far to the system, so that they are there if this process is killed.

@@ -1,11 +1,12 @@
 //! `holdup doctor`.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
+use super::report::print;
 use super::select::{Select, target_failure};
 use super::{Exit, Failure};
 use crate::probe;
+use crate::render::shown;
 use crate::target::doctor::{Host, uretprobes_are_safe};
 use crate::target::{AttachPlan, Process};
 
@@ -19,19 +20,19 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let host = Host::look();
-        let mut text = kernel(&host);
-        let mut exit = preflight(&host)
+        // The kernel's part first: it may explain why the process can't be looked at.
+        print(&kernel(&host))?;
+        let exit = preflight(&host)
             .err()
             .map_or(Exit::Ok, |failure| failure.exit);
-        if let Some(process) = self.target.open()? {
-            let plan = process.plan().map_err(target_failure)?;
-            text.push_str(&target(&process, &plan, &host));
-            if exit == Exit::Ok && plan.polls.is_empty() && plan.slow_paths.is_empty() {
-                exit = Exit::NothingToProbe;
-            }
+        let Some(process) = self.target.open()? else {
+            return Ok(exit);
+        };
+        let plan = process.plan().map_err(target_failure)?;
+        print(&target(&process, &plan, &host))?;
+        if exit == Exit::Ok && plan.polls.is_empty() && plan.slow_paths.is_empty() {
+            return Ok(Exit::NothingToProbe);
         }
-        // A reader that went away is no error.
-        let _ = std::io::stdout().write_all(text.as_bytes());
         Ok(exit)
     }
 }
@@ -90,9 +91,9 @@ fn kernel(host: &Host) -> String {
 fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
     let mut text = format!(
         "\n{} (pid {}), {}\n",
-        process.name(),
+        shown(process.name()),
         process.pid().0,
-        process.exe_link().path.display()
+        shown(&process.exe_link().path.display().to_string())
     );
     let binary = &plan.binary;
     let _ = writeln!(

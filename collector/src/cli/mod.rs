@@ -5,9 +5,12 @@ mod exit;
 mod output;
 mod record;
 mod report;
+mod say;
 mod select;
+mod signals;
 
 pub use exit::Exit;
+pub use say::say;
 
 use clap::{Parser, Subcommand};
 

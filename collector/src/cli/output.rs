@@ -1,29 +1,41 @@
 //! The output folder: found to be writable before anything is recorded, filled afterwards.
 
-use std::fs;
-use std::io::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::{Exit, Failure};
 use crate::render;
 use crate::report::Report;
 
-/// A folder that files can be made in.
-pub struct OutputFolder(PathBuf);
+/// A folder that files can be made in, and that no other holdup writes to meanwhile.
+pub struct OutputFolder {
+    path: PathBuf,
+    /// Holds the lock on the folder.
+    _locked: File,
+}
 
 impl OutputFolder {
     /// Makes the folder if need be, and a file in it to know that it can be done.
     pub fn prepare(folder: &Path) -> Result<OutputFolder, Failure> {
-        let prepared = || -> anyhow::Result<()> {
+        let prepared = || -> anyhow::Result<File> {
             fs::create_dir_all(folder)?;
-            let probe = folder.join(".holdup-can-write");
-            fs::File::create(&probe)?.write_all(b"holdup\n")?;
-            fs::remove_file(&probe)?;
-            Ok(())
+            let locked = File::open(folder)?;
+            // Any other failure is a file system without locks: two recordings at once are then the user's
+            // business.
+            if flock(&locked, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+                anyhow::bail!("another holdup is writing to it");
+            }
+            // An unguessable name that must not exist yet: root may be writing to a folder of somebody who
+            // lays links in its way.
+            tempfile::NamedTempFile::new_in(folder)?.write_all(b"holdup\n")?;
+            Ok(locked)
         };
-        prepared()
+        let locked = prepared()
             .with_context(|| {
                 format!(
                     "can't write to the output folder {}: choose another one with -o",
@@ -31,12 +43,15 @@ impl OutputFolder {
                 )
             })
             .map_err(|error| Failure::new(Exit::Output, error))?;
-        Ok(OutputFolder(folder.to_owned()))
+        Ok(OutputFolder {
+            path: folder.to_owned(),
+            _locked: locked,
+        })
     }
 
     /// A file in it.
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// Writes the flamegraphs and the report. Returns their paths.
@@ -62,11 +77,22 @@ impl OutputFolder {
         let mut written = Vec::new();
         for (name, bytes) in files {
             let path = self.join(name);
-            fs::write(&path, bytes)
+            replace(&self.path, &path, &bytes)
                 .with_context(|| format!("can't write {}", path.display()))
                 .map_err(|error| Failure::new(Exit::Output, error))?;
             written.push(path);
         }
         Ok(written)
     }
+}
+
+/// Writes a file whole or not at all, in place of whatever has its name; a link is replaced, not followed.
+fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut file = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }

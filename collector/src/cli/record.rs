@@ -9,14 +9,16 @@ use anyhow::Context as _;
 use super::doctor::preflight;
 use super::output::OutputFolder;
 use super::report::{load_rules, show};
-use super::select::{Select, target_failure};
-use super::{Exit, Failure};
-use crate::capture::{self, CaptureError};
+use super::select::{Select, duration, target_failure};
+use super::signals::Interrupted;
+use super::{Exit, Failure, say};
+use crate::capture::{self, CaptureError, EndReason};
 use crate::event::Nanos;
 use crate::probe::{Config, ProbeError};
 use crate::record::{self, Options, RecordError};
 use crate::report;
 use crate::target::doctor::Host;
+use crate::target::{Process, TargetError};
 
 /// What to record, and where to.
 #[derive(clap::Args)]
@@ -25,7 +27,7 @@ pub struct Args {
     #[command(flatten)]
     target: Select,
     /// How long, e.g. 30s or 2m; without it until Ctrl-C, which writes everything too
-    #[arg(long, short, value_parser = humantime::parse_duration)]
+    #[arg(long, short, value_parser = duration)]
     duration: Option<Duration>,
     /// Folder for blocking.svg, lockwait.svg, report.json and capture.holdup
     #[arg(long, short, value_name = "DIR", default_value = "holdup-out")]
@@ -39,23 +41,38 @@ pub struct Args {
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
-    /// Room for events that were not read yet
-    #[arg(long, hide = true, default_value_t = Config::default().ring_buffer_bytes)]
+    /// Room for events that were not read yet: a power of two. More if the coverage says that some were lost
+    #[arg(long, default_value_t = Config::default().ring_buffer_bytes, value_parser = ring_buffer_bytes)]
     ring_buffer_bytes: u32,
     /// Attach one by one, as kernels before 6.6 need it
     #[arg(long, hide = true)]
     no_uprobe_multi: bool,
 }
 
+/// Nothing that blocks a runtime for longer needs a tool.
+const LONGEST_THRESHOLD: Duration = Duration::from_secs(3600);
+
 /// Below this a "long" poll is an ordinary one, and each of them would be an event.
 const SHORTEST_THRESHOLD: Duration = Duration::from_micros(100);
 
 fn threshold(text: &str) -> Result<Duration, String> {
-    let threshold = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if threshold < SHORTEST_THRESHOLD {
-        return Err(format!("the shortest threshold is {SHORTEST_THRESHOLD:?}"));
+    let threshold = duration(text)?;
+    if !(SHORTEST_THRESHOLD..=LONGEST_THRESHOLD).contains(&threshold) {
+        return Err(format!(
+            "a threshold is from {SHORTEST_THRESHOLD:?} to {LONGEST_THRESHOLD:?}"
+        ));
     }
     Ok(threshold)
+}
+
+fn ring_buffer_bytes(text: &str) -> Result<u32, String> {
+    let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if !bytes.is_power_of_two() || !(4096..=1 << 30).contains(&bytes) {
+        return Err(
+            "a ring buffer has a power of two of bytes, from 4096 to 1073741824".to_owned(),
+        );
+    }
+    Ok(bytes)
 }
 
 impl Args {
@@ -84,61 +101,51 @@ impl Args {
             .build()
             .context("could not start holdup's own event loop")
             .map_err(|error| Failure::new(Exit::Other, error))?;
+        let interrupted = Interrupted::catch()
+            .context("could not catch Ctrl-C")
+            .map_err(|error| Failure::new(Exit::Other, error))?;
         let name = process.name().to_owned();
         let pid = process.pid().0;
         runtime
-            .block_on(record::record(&process, &options, interrupted(), |started| {
+            .block_on(record::record(&process, &options, interrupted.wait(), |started| {
                 let until = match self.duration {
                     Some(duration) => format!("for {}", humantime::format_duration(duration)),
                     None => "until Ctrl-C".to_owned(),
                 };
-                eprintln!(
-                    "holdup: attached to {name} (pid {pid}), {} poll sites, in {} ms; recording {until}",
+                say(&format!(
+                    "attached to {name} (pid {pid}), {} poll sites, in {} ms; recording {until}",
                     started.poll_sites,
                     started.attach.0 / 1_000_000
-                );
+                ));
             }))
-            .map_err(record_failure)?;
+            .map_err(|error| record_failure(error, &process))?;
         // The report is made from the file: what it says is what the file says, here and elsewhere.
         let capture =
             capture::read(&options.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
         let report = report::build(&capture, &rules);
-        let written = output.write(&report)?;
-        show(&report, std::io::stdout().is_terminal());
-        eprintln!(
-            "holdup: detached in {} ms",
+        // Printed also when the files can't be written: the disk may be full, and somebody is waiting.
+        let written = output.write(&report);
+        show(&report, std::io::stdout().is_terminal())?;
+        say(&format!(
+            "detached in {} ms",
             capture.end.detach.0 / 1_000_000
-        );
-        for path in written.iter().chain([&options.capture]) {
-            eprintln!("holdup: wrote {}", path.display());
+        ));
+        for path in written?.iter().chain([&options.capture]) {
+            say(&format!("wrote {}", path.display()));
+        }
+        if capture.end.reason == EndReason::Truncated {
+            return Ok(Exit::CaptureTruncated);
         }
         Ok(Exit::Ok)
     }
 }
 
-/// Ctrl-C or SIGTERM. Where neither can be caught the recording goes on until its time is over.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (interrupt, terminate) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    match (interrupt, terminate) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        _ => {
-            tracing::warn!("can't catch Ctrl-C: it would end holdup without a report");
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-fn record_failure(error: RecordError) -> Failure {
+fn record_failure(error: RecordError, process: &Process) -> Failure {
     let exit = match error {
+        // Whatever went wrong with it, it went wrong because it is gone.
+        RecordError::Target(_) | RecordError::Probe(_) if process.has_exited() => {
+            return target_failure(TargetError::Exited(process.pid().0));
+        }
         RecordError::Target(error) => return target_failure(error),
         RecordError::NothingToProbe { .. } => Exit::NothingToProbe,
         RecordError::Probe(ProbeError::Permission { .. }) => Exit::Permission,

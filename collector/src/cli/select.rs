@@ -1,6 +1,7 @@
 //! Which process: by pid, name or executable.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -48,4 +49,12 @@ pub fn target_failure(error: TargetError) -> Failure {
         _ => Exit::Other,
     };
     Failure::new(exit, error)
+}
+
+/// `30s`, `2m`, `500ms`; a bare number is seconds, because that is what people type under stress.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }
 }

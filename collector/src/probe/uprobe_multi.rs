@@ -223,17 +223,23 @@ pub fn is_supported() -> io::Result<bool> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) => return Err(error),
         Err(_) => return Ok(false),
     };
-    // Kernels before 6.6 take any attach type at load time. They fail here with EINVAL, because they
-    // don't know the attach type; a newer one gets as far as the path, and fails with EBADF or EINVAL
-    // only after it: a folder in place of a file is EBADF there.
+    // Kernels before 6.6 take any attach type at load time, and fail here with EINVAL, because they don't
+    // know it; a newer one gets as far as the path, where a folder in place of a file is EBADF.
     let point = UprobePoint {
         file_offset: 0,
         cookie: 0,
     };
-    match attach(program.as_fd(), Path::new("/"), &[point], 0, false) {
-        Ok(_) => Ok(true),
-        Err(error) => Ok(matches!(error.raw_os_error(), Some(libc::EBADF))),
-    }
+    let root = Path::new("/");
+    let refusal = |pid: u32| {
+        attach(program.as_fd(), root, &[point], pid, false)
+            .err()
+            .and_then(|error| error.raw_os_error())
+    };
+    // The first kernels with it filtered by thread where they should by process, so that only the main
+    // thread was seen. The ones that were mended since also refuse this pid, before they look at the path
+    // (libbpf tells them apart in the same way, probe_uprobe_multi_link of its features.c).
+    const NO_PID: u32 = u32::MAX;
+    Ok(refusal(0) == Some(libc::EBADF) && refusal(NO_PID) == Some(libc::EINVAL))
 }
 
 fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {

@@ -7,4 +7,4 @@ mod terminal;
 
 pub use json::json;
 pub use svg::{SvgError, svg};
-pub use terminal::terminal;
+pub use terminal::{shown, terminal};

@@ -58,6 +58,7 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         EndReason::Interrupted => ", interrupted",
         EndReason::TargetExited => ", ended when the target exited",
         EndReason::TargetExeced => ", ended when the target executed another program",
+        EndReason::CaptureFull => ", ended because the capture file was full",
         EndReason::Truncated => ", the capture is cut off",
     };
     writeln!(
@@ -263,10 +264,14 @@ fn digits(value: f64, unit: &str) -> String {
 }
 
 /// Names come from the target, which is not trusted with the terminal: control characters would move the
-/// cursor or worse.
-fn shown(text: &str) -> String {
+/// cursor or worse, and marks that change the direction of writing would make a name look like another.
+pub fn shown(text: &str) -> String {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if harmful(c) { '\u{fffd}' } else { c })
         .collect()
 }
 

@@ -177,10 +177,8 @@ impl Modules {
     /// The executable mappings of a process, as they are now.
     pub fn of(process: &Process) -> Result<Modules, TargetError> {
         let maps = process.read("maps")?;
-        let entry = process
-            .read("auxv")
-            .ok()
-            .and_then(|auxv| auxv_value(&auxv, AT_ENTRY));
+        // Without it nobody could tell the main program, and a library would be judged in its place.
+        let entry = auxv_value(&process.read("auxv")?, AT_ENTRY);
         let mut modules = Modules::parse(&maps, entry);
         for module in &mut modules.modules {
             module.path_to_open = path_to_open(process, module);
