@@ -154,6 +154,8 @@ impl<'a> Recording<'a> {
             }
         }
         let meta = meta(process, plan, config);
+        // Ends before starts.
+        let return_sites = attach_expected_returns(&mut probes, plan);
         let families = attach(&mut probes, process, plan, config)?;
         // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
         let writer = Writer::create(&options.capture, &meta)?;
@@ -165,7 +167,7 @@ impl<'a> Recording<'a> {
             writer,
             meta,
             families,
-            return_sites: Vec::new(),
+            return_sites,
             symbolizer,
             execed: false,
         };
@@ -483,6 +485,51 @@ fn attach(
         }
     }
     Ok(families)
+}
+
+/// Puts probes where polls can be expected to return to. A failure costs the ends of the first polls from
+/// each of these places: the polls show the places, too.
+fn attach_expected_returns(probes: &mut Probes, plan: &AttachPlan) -> Vec<ReturnSite> {
+    // Each for itself would take 0.1 s to detach.
+    let (true, Ok(file)) = (probes.has_uprobe_multi(), plan.file()) else {
+        return Vec::new();
+    };
+    let (places, mut points): (Vec<_>, Vec<_>) = plan
+        .expected_returns()
+        .into_iter()
+        .filter_map(|return_addr| {
+            let place = plan.return_place(return_addr);
+            let point = point(place.site.as_ref().ok()?, 0);
+            Some(((return_addr, place), point))
+        })
+        .unzip();
+    // Two calls can go on in one place.
+    points.sort_by_key(|point| point.file_offset);
+    points.dedup_by_key(|point| point.file_offset);
+    let attached = probes.attach_uprobes(UprobeProgram::PollExit, file, &points);
+    if let Err(error) = attached {
+        tracing::warn!("polls have to show where they return to: {error}");
+        return Vec::new();
+    }
+    let at = probe::now();
+    places
+        .into_iter()
+        .filter_map(|(return_addr, place)| {
+            let state = wire::ReturnSiteState {
+                attached_ns: at.0,
+                class: class_code(place.class),
+                zero: 0,
+            };
+            let known = probes.set_return_site(return_addr, state);
+            known.is_ok().then_some(ReturnSite {
+                return_addr: CodeAddr(return_addr),
+                function: place.function,
+                class: place.class,
+                attached: Some(at),
+                why_not: None,
+            })
+        })
+        .collect()
 }
 
 fn point(site: &Site, cookie: u64) -> UprobePoint {

@@ -13,6 +13,8 @@ use crate::truth::{Span, address};
 pub struct LongPoll {
     pub tid: u32,
     pub span: Span,
+    /// How much of it the thread waited for a CPU.
+    pub run_queue_ns: u64,
 }
 
 /// The waits of one lock that lasted 100 µs or more.
@@ -50,7 +52,11 @@ impl Reported {
             let tid = number(poll, "/tid")?
                 .try_into()
                 .context("a thread id is too large")?;
-            long_polls.push(LongPoll { tid, span });
+            long_polls.push(LongPoll {
+                tid,
+                span,
+                run_queue_ns: number(poll, "/anatomy/run_queue_ns")?,
+            });
         }
         let mut locks: BTreeMap<u64, LongWaits> = BTreeMap::new();
         for lock in array(&report, "/locks")? {
@@ -95,7 +101,7 @@ mod tests {
     fn times_are_of_the_monotonic_clock() {
         let report = Reported::parse(
             r#"{"capture": {"started_monotonic_ns": 1000, "duration_ns": 500, "threshold_ns": 7},
-                "long_polls": [{"start_ns": 20, "duration_ns": 30, "tid": 4}],
+                "long_polls": [{"start_ns": 20, "duration_ns": 30, "tid": 4, "anatomy": {"run_queue_ns": 3}}],
                 "locks": [{"address": "0x10", "long_waits": 2, "long_total_ns": 300, "max_ns": 200}]}"#,
         )
         .expect("it has all that is needed");

@@ -1,7 +1,7 @@
 //! Reads a capture file back. The file is untrusted: each length is checked against what is left of it
 //! before anything is allocated, and damage ends the reading where it is met instead of failing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::{
     ReturnSite, section,
 };
 use crate::decode;
-use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Timestamp};
+use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Tid, Timestamp};
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -349,14 +349,36 @@ impl Contents {
             .iter()
             .filter_map(|site| Some((site.return_addr, site.attached?)))
             .collect();
+        // The threads are read before the last events: what was under way then can have ended since.
+        let ended: BTreeSet<SpanName> = self.events.iter().filter_map(span_name).collect();
         let mut unwatched = 0;
         for thread in &self.threads {
             let unfinished =
                 decode::unfinished(thread, window, |address| watched.get(&address).copied());
-            self.events.extend(unfinished.events);
+            let not_ended = unfinished
+                .events
+                .into_iter()
+                .filter(|event| span_name(event).is_none_or(|name| !ended.contains(&name)));
+            self.events.extend(not_ended);
             unwatched += unfinished.unwatched;
         }
         unwatched
+    }
+}
+
+/// Tells a span from all others: what it is, its thread and its start.
+type SpanName = (u32, Tid, Timestamp);
+
+/// None for what has no duration.
+fn span_name(event: &Event) -> Option<SpanName> {
+    match event {
+        Event::OffCpu(interval) => Some((wire::EVENT_OFF_CPU, interval.tid, interval.start)),
+        Event::LongPoll(poll) => Some((wire::EVENT_LONG_POLL, poll.tid, poll.start)),
+        Event::LockWait(wait) => Some((wire::EVENT_LOCK_WAIT, wait.tid, wait.start)),
+        Event::ThreadSeen { .. }
+        | Event::ReturnSite { .. }
+        | Event::CpuSample(_)
+        | Event::ProcessExec { .. } => None,
     }
 }
 

@@ -167,6 +167,27 @@ fn a_capture_survives_the_way_through_a_file() {
     assert_eq!(poll.end, Timestamp(10_000));
 }
 
+/// A poll that ended between the reading of the threads and the last events is there once.
+#[test]
+fn what_ended_at_the_last_moment_counts_once() {
+    let mut ended = wire::LongPoll::new_zeroed();
+    ended.header.kind = wire::EVENT_LONG_POLL;
+    ended.header.tid = 5;
+    ended.header.at_ns = 10_000;
+    ended.start_ns = 2_000;
+    ended.return_addr = 0x77;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let mut writer = Writer::create(&path, &meta()).expect("made");
+    writer.record(ended.as_bytes()).expect("written");
+    writer.finish(&rest()).expect("finished");
+    let capture = parsed(&std::fs::read(&path).expect("read back")).expect("a capture");
+    let [Event::LongPoll(poll)] = capture.events.as_slice() else {
+        panic!("{:?}", capture.events);
+    };
+    assert_eq!((poll.tid, poll.start), (Tid(5), Timestamp(2_000)));
+}
+
 /// Cut anywhere, a file gives what stood before the cut and says that it was cut; before the meta data
 /// is whole there is nothing to give.
 #[test]

@@ -205,6 +205,26 @@ pub fn calls(code: &[u8], vaddr: u64) -> impl Iterator<Item = Call> + '_ {
     })
 }
 
+/// Where the calls in `code` at `vaddr` return to that go through the first pointer behind a register
+/// (`call [rax]`): the first function of a table is called so, and of a task's table that is `poll`.
+pub fn returns_of_first_entry_calls(code: &[u8], vaddr: u64) -> impl Iterator<Item = u64> + '_ {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            if instruction.flow_control() == FlowControl::IndirectCall
+                && instruction.op0_kind() == iced_x86::OpKind::Memory
+                && !matches!(instruction.memory_base(), Register::None | Register::RIP)
+                && instruction.memory_index() == Register::None
+                && instruction.memory_displacement64() == 0
+            {
+                return Some(instruction.next_ip());
+            }
+        }
+        None
+    })
+}
+
 /// The System V integer argument registers, in order.
 const ARGUMENTS: [Register; 6] = [
     Register::RDI,
@@ -370,6 +390,25 @@ fn is_written(access: iced_x86::OpAccess) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of the ways to call through memory, one is that of a table's first function.
+    #[test]
+    fn calls_of_a_tables_first_function() {
+        let code = [
+            &[0xff, 0x10][..],         // 0x1000 call [rax]
+            &[0xff, 0x50, 0x18],       // 0x1002 call [rax+0x18]
+            &[0xff, 0xd0],             // 0x1005 call rax
+            &[0x41, 0xff, 0x14, 0x24], // 0x1007 call [r12]
+            &[0xff, 0x15, 0, 0, 0, 0], // 0x100b call [rip+0]
+            &[0xff, 0x14, 0xc8],       // 0x1011 call [rax+rcx*8]
+            &[0xe8, 0, 0, 0, 0],       // 0x1014 call 0x1019
+            &[0xff, 0x20],             // 0x1019 jmp [rax]
+        ]
+        .concat();
+        let returns: Vec<u64> = returns_of_first_entry_calls(&code, 0x1000).collect();
+        assert_eq!(returns, [0x1002, 0x100b]);
+        assert_eq!(returns_of_first_entry_calls(&[0xff], 0x1000).count(), 0);
+    }
 
     /// What x86 kernels emulate, single-step and refuse, by the bytes.
     #[test]

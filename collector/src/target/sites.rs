@@ -2,7 +2,7 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use holdup_probe_ebpf::wire;
@@ -26,6 +26,8 @@ const CODE_LIMIT: usize = 16 << 10;
 const FOUND_LIMIT: usize = 64 << 10;
 /// Bytes of their type arguments that are kept in all.
 const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
+/// Places that polls are expected to return to. A Citadel server has a few dozen.
+const EXPECTED_RETURNS_LIMIT: usize = 256;
 /// Names of types folded into one poll instance that are kept.
 const FOLDED_LIMIT: usize = 16;
 
@@ -485,6 +487,41 @@ impl AttachPlan {
                 },
             ));
         }
+    }
+
+    /// Addresses in the target that polls can be expected to return to, before any poll has shown it: what
+    /// follows each call of a table's first function in the schedulers' and the blocking pool's code.
+    ///
+    /// Errs both ways, and neither harms: some of these calls are no polls, and a probe behind them finds no
+    /// poll to end; and where the compiler put a scheduler's loop into a function of another name, a poll has to
+    /// show where it returns to, and its own end is missed.
+    pub fn expected_returns(&self) -> Vec<u64> {
+        let (Ok(code), Ok(named)) = (self.binary.code(), self.binary.named()) else {
+            return Vec::new();
+        };
+        if !code.is_x86_64() {
+            return Vec::new();
+        }
+        let mut addresses = BTreeSet::new();
+        for symbol in named.symbols() {
+            // Demangling is dear; both ways to mangle keep this.
+            let worth_a_look = symbol.mangled.contains("5tokio");
+            if !worth_a_look || class_of_caller(&symbol.demangled()) == SiteClass::Unknown {
+                continue;
+            }
+            let size = usize::try_from(symbol.size)
+                .unwrap_or(CODE_LIMIT)
+                .min(CODE_LIMIT);
+            let body = code.bytes_at(symbol.vaddr, size);
+            addresses.extend(
+                insn::returns_of_first_entry_calls(body, symbol.vaddr)
+                    .filter_map(|vaddr| self.binary.module.address(code.file_offset(vaddr)?)),
+            );
+            if addresses.len() >= EXPECTED_RETURNS_LIMIT {
+                break;
+            }
+        }
+        addresses.into_iter().take(EXPECTED_RETURNS_LIMIT).collect()
     }
 
     /// Where polls that return to `return_addr` are seen to end, and what they are.
