@@ -184,7 +184,7 @@ mod tests {
         );
     }
 
-    const REGISTRY: &str = "/home/u/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f";
+    const REGISTRY: &str = "/home/u/.cargo/registry/src/mirror-1949cf8c6b5b557f";
 
     fn package(path: &str) -> String {
         format!("{REGISTRY}/{path}")

@@ -190,11 +190,11 @@ mod tests {
     fn sources() {
         for (file, expected) in [
             (
-                "/home/u/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/aes-gcm-0.10.3/src/lib.rs",
+                "/home/u/.cargo/registry/src/mirror-1949cf8c6b5b557f/aes-gcm-0.10.3/src/lib.rs",
                 Source::Package("aes-gcm"),
             ),
             (
-                "/root/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/aws-lc-sys-0.30.0/aws-lc/crypto/fipsmodule/sha/sha256.c",
+                "/home/u/.cargo/registry/src/mirror-1949cf8c6b5b557f/aws-lc-sys-0.30.0/aws-lc/crypto/fipsmodule/sha/sha256.c",
                 Source::Package("aws-lc-sys"),
             ),
             (
@@ -215,7 +215,7 @@ mod tests {
                 Source::Std("core_arch"),
             ),
             (
-                "/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/lib/rustlib/src/rust/library/alloc/src/boxed.rs",
+                "/home/u/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/lib/rustlib/src/rust/library/alloc/src/boxed.rs",
                 Source::Std("alloc"),
             ),
             (

@@ -389,7 +389,7 @@ mod tests {
     fn files() {
         let short = |file| place(file, Some(41));
         assert_eq!(
-            short("/home/u/.cargo/registry/src/index.crates.io-19/argon2-0.5.3/src/lib.rs"),
+            short("/home/u/.cargo/registry/src/mirror-19/argon2-0.5.3/src/lib.rs"),
             "argon2-0.5.3/src/lib.rs:41"
         );
         assert_eq!(

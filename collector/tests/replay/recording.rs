@@ -84,7 +84,7 @@ fn frame(function: &str, file: &str, line: u32, module: &str) -> Frame {
 /// Names for the lookup addresses: an instruction pointer itself, a return address less one.
 fn symbols() -> SymbolTable {
     let registry =
-        |package: &str| format!("/home/u/.cargo/registry/src/index.crates.io-1/{package}");
+        |package: &str| format!("/home/u/.cargo/registry/src/mirror-1/{package}");
     let code = |function, file: &str, line| vec![frame(function, file, line, "server")];
     let c_library = |function| vec![frame(function, "", 0, "libc.so.6")];
     let inlined_drop = Frame {
