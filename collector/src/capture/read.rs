@@ -1,7 +1,7 @@
 //! Reads a capture file back. The file is untrusted: each length is checked against what is left of it
 //! before anything is allocated, and damage ends the reading where it is met instead of failing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::{
     ReturnSite, section,
 };
 use crate::decode;
-use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Timestamp};
+use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Tid, Timestamp};
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -338,6 +338,9 @@ impl Contents {
         ends.fold(self.meta.start, Timestamp::max)
     }
 
+    /// What the threads' records say was under way at the end. The ring buffer can hold the same polls, waits
+    /// and intervals, cut at the end as well, if they ended while the probes were taken off. The record's
+    /// version is kept: it was read while all probes were there.
     fn add_unfinished(&mut self, end: Timestamp) -> u64 {
         let window = decode::Window {
             start: self.meta.start,
@@ -349,14 +352,62 @@ impl Contents {
             .iter()
             .filter_map(|site| Some((site.return_addr, site.attached?)))
             .collect();
-        let mut unwatched = 0;
+        let (mut under_way, mut unwatched) = (Vec::new(), HashSet::new());
         for thread in &self.threads {
             let unfinished =
                 decode::unfinished(thread, window, |address| watched.get(&address).copied());
-            self.events.extend(unfinished.events);
-            unwatched += unfinished.unwatched;
+            under_way.extend(unfinished.events);
+            unwatched.extend(unfinished.unwatched.into_iter().map(|start| Stretch {
+                what: What::Poll,
+                tid: Tid(thread.tid),
+                start,
+            }));
         }
-        unwatched
+        let known: HashSet<Stretch> = under_way.iter().filter_map(Stretch::of).collect();
+        self.events.retain(|event| {
+            let twice = Stretch::of(event).is_some_and(|stretch| known.contains(&stretch));
+            // What began behind the end is in the sums of the ring buffer's version only.
+            let behind = matches!(event, Event::OffCpu(interval) if interval.start > end
+            && known.contains(&Stretch {
+                what: What::Poll,
+                tid: interval.tid,
+                start: interval.poll_start,
+            }));
+            !(twice || behind)
+        });
+        // A probe that came after a poll's start may have seen its end nevertheless.
+        for seen in self.events.iter().filter_map(Stretch::of) {
+            unwatched.remove(&seen);
+        }
+        self.events.extend(under_way);
+        unwatched.len() as u64
+    }
+}
+
+/// A stretch of a thread's time: by its thread and start it is told apart from all others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Stretch {
+    what: What,
+    tid: Tid,
+    start: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    Poll,
+    LockWait,
+    OffCpu,
+}
+
+impl Stretch {
+    fn of(event: &Event) -> Option<Stretch> {
+        let (what, tid, start) = match event {
+            Event::LongPoll(poll) => (What::Poll, poll.tid, poll.start),
+            Event::LockWait(wait) => (What::LockWait, wait.tid, wait.start),
+            Event::OffCpu(interval) => (What::OffCpu, interval.tid, interval.start),
+            _ => return None,
+        };
+        Some(Stretch { what, tid, start })
     }
 }
 

@@ -167,6 +167,89 @@ fn a_capture_survives_the_way_through_a_file() {
     assert_eq!(poll.end, Timestamp(10_000));
 }
 
+/// A poll, its interval and a wait that are under way at the end, in the thread's record and, because they ended
+/// while the probes were taken off, in the ring buffer too: each counts once, as the record has it.
+#[test]
+fn what_is_under_way_counts_once() {
+    const END: u64 = 10_000;
+    let header = |kind, at_ns| wire::EventHeader {
+        kind,
+        tid: 5,
+        at_ns,
+    };
+    let poll = wire::LongPoll {
+        header: header(wire::EVENT_LONG_POLL, END),
+        start_ns: 2_000,
+        return_addr: 0x77,
+        sleep_ns: 70_000,
+        flags: wire::POLL_STILL_RUNNING,
+        ..wire::LongPoll::new_zeroed()
+    };
+    let interval = |start_ns, at_ns| wire::OffCpu {
+        header: header(wire::EVENT_OFF_CPU, at_ns),
+        poll_start_ns: 2_000,
+        start_ns,
+        runnable_ns: 0,
+        stack: 0,
+    };
+    let wait = wire::LockWait {
+        header: header(wire::EVENT_LOCK_WAIT, END),
+        start_ns: 3_000,
+        lock: 0xabc,
+        operation: wire::LOCK_MUTEX,
+        outcome: wire::OUTCOME_STILL_WAITING,
+        ..wire::LockWait::new_zeroed()
+    };
+    let captured = |records: &[&[u8]], threads: Vec<wire::Thread>, attached| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("capture.holdup");
+        let mut writer = Writer::create(&path, &meta()).expect("made");
+        for record in records {
+            writer.record(record).expect("written");
+        }
+        let mut rest = Rest { threads, ..rest() };
+        rest.return_sites[0].attached = Some(Timestamp(attached));
+        writer.finish(&rest).expect("finished");
+        read(&path).expect("a capture")
+    };
+    let mut thread = rest().threads[0];
+    thread.polls[0].sleep_ns = 500;
+    thread.off_cpu_start_ns = 9_000;
+    let mut waiting = wire::Thread::new_zeroed();
+    waiting.tid = 5;
+    waiting.lock_depth = 1;
+    waiting.locks[0].start_ns = 3_000;
+    waiting.locks[0].lock = 0xabc;
+    waiting.locks[0].operation = wire::LOCK_MUTEX;
+
+    // An interval that ended before, the one under way, and one behind the end.
+    let intervals = [
+        interval(4_000, 4_500),
+        interval(9_000, 20_000),
+        interval(30_000, 80_000),
+    ];
+    let mut records: Vec<&[u8]> = intervals
+        .iter()
+        .map(zerocopy::IntoBytes::as_bytes)
+        .collect();
+    records.extend([poll.as_bytes(), wait.as_bytes()]);
+    let both = captured(&records, vec![thread, waiting], 900);
+    let record_alone = captured(&records[..1], vec![thread, waiting], 900);
+    assert_eq!(both.events, record_alone.events);
+    assert_eq!(both.events.len(), 4);
+    let joined = crate::correlate::join(&both.events);
+    assert_eq!(joined.polls.len(), 1);
+    assert_eq!(joined.polls[0].sleep, Nanos(1_500));
+    assert!(!joined.polls[0].inconsistent);
+
+    // Without a record the ring buffer's version counts ...
+    assert_eq!(captured(&records, vec![], 900).events.len(), 5);
+    // ... and where a record alone leaves it open whether the poll had ended.
+    let late = captured(&records, vec![thread], 2_500);
+    assert_eq!((late.events.len(), late.unwatched_at_end), (5, 0));
+    assert_eq!(captured(&[], vec![thread], 2_500).unwatched_at_end, 1);
+}
+
 /// Cut anywhere, a file gives what stood before the cut and says that it was cut; before the meta data
 /// is whole there is nothing to give.
 #[test]
