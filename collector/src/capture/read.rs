@@ -15,7 +15,9 @@ use super::{
     ReturnSite, section,
 };
 use crate::decode;
-use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Tid, Timestamp};
+use crate::event::{
+    CodeAddr, Event, LockOperation, LockOutcome, LockWaitTotals, Nanos, StackId, Tid, Timestamp,
+};
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -74,7 +76,61 @@ pub fn parse(source: impl Read, length: u64) -> Result<Capture, FormatError> {
             why: damaged,
         });
     };
-    Ok(contents.into_capture(cut))
+    let capture = contents.into_capture(cut);
+    match impossible(&capture) {
+        Some(why) => Err(FormatError::Impossible {
+            why: why.to_owned(),
+        }),
+        None => Ok(capture),
+    }
+}
+
+/// No duration or sum is longer: 104 days, above which a flamegraph's numbers are not exact.
+const MOST_NS: u64 = 1 << 53;
+
+/// Events may lie this far outside of the recording. Attaching and detaching take less.
+const SLACK_NS: u64 = 3_600_000_000_000;
+
+/// A checksum keeps nobody from writing nonsense. What is made of a capture relies on times that can be
+/// added up; here is said what in this one can't.
+fn impossible(capture: &Capture) -> Option<&'static str> {
+    let (meta, end) = (&capture.meta, &capture.end);
+    if end.at < meta.start || end.at.since(meta.start).0 > MOST_NS {
+        return Some("its end does not fit its start");
+    }
+    let durations = [meta.attach, meta.threshold, meta.sample_after, end.detach];
+    if durations.iter().any(|duration| duration.0 > MOST_NS) {
+        return Some("a duration of more than 104 days");
+    }
+    let first = Timestamp(meta.start.0.saturating_sub(SLACK_NS));
+    let last = Timestamp(end.at.0.saturating_add(SLACK_NS));
+    let (mut polled, mut waited) = (Nanos::ZERO, Nanos::ZERO);
+    for event in &capture.events {
+        let Some((from, to)) = extent(event) else {
+            continue;
+        };
+        match event {
+            Event::LongPoll(_) => polled += to.since(from),
+            Event::LockWait(wait) if wait.outcome == LockOutcome::StillWaiting => {
+                waited += to.since(from);
+            }
+            _ => {}
+        }
+        if from < first || to > last {
+            return Some("an event far outside of the recording");
+        }
+    }
+    for totals in &capture.lock_waits {
+        // All threads can wait for a condition all the time.
+        if totals.operation != LockOperation::Condvar {
+            waited += totals.total;
+        }
+        if totals.max.0 > MOST_NS {
+            return Some("a lock wait of more than 104 days");
+        }
+    }
+    let too_much = polled.0 > MOST_NS || waited.0 > MOST_NS;
+    too_much.then_some("more than 104 days of long polls or lock waits")
 }
 
 fn first_meta(sections: &mut Sections<impl Read>) -> Result<Meta, FormatError> {
@@ -299,6 +355,7 @@ impl Contents {
     }
 
     fn into_capture(mut self, cut: Option<Cut>) -> Capture {
+        self.mend_start();
         let end = match self.end.take() {
             Some(end) if cut.is_none() => end,
             _ => End {
@@ -327,15 +384,16 @@ impl Contents {
 
     /// How far a file without an end mark is known to reach.
     fn last_event(&self) -> Timestamp {
-        let ends = self.events.iter().filter_map(|event| match event {
-            Event::ThreadSeen { .. } => None,
-            Event::ReturnSite { at, .. } | Event::ProcessExec { at } => Some(*at),
-            Event::CpuSample(sample) => Some(sample.at),
-            Event::OffCpu(interval) => Some(interval.end),
-            Event::LongPoll(poll) => Some(poll.end),
-            Event::LockWait(wait) => Some(wait.end),
-        });
+        let ends = self.events.iter().filter_map(extent).map(|(_, end)| end);
         ends.fold(self.meta.start, Timestamp::max)
+    }
+
+    /// The start is written at the end. Without it the recording is known to be as long as its events reach.
+    fn mend_start(&mut self) {
+        if self.meta.start == Timestamp(0) {
+            let starts = self.events.iter().filter_map(extent);
+            self.meta.start = starts.map(|(start, _)| start).min().unwrap_or(Timestamp(0));
+        }
     }
 
     /// What the threads' records say was under way at the end. The ring buffer can hold the same polls, waits
@@ -381,6 +439,18 @@ impl Contents {
         }
         self.events.extend(under_way);
         unwatched.len() as u64
+    }
+}
+
+/// When an event began and ended; None without a time.
+fn extent(event: &Event) -> Option<(Timestamp, Timestamp)> {
+    match event {
+        Event::ThreadSeen { .. } => None,
+        Event::ReturnSite { at, .. } | Event::ProcessExec { at } => Some((*at, *at)),
+        Event::CpuSample(sample) => Some((sample.at, sample.at)),
+        Event::OffCpu(interval) => Some((interval.start, interval.end)),
+        Event::LongPoll(poll) => Some((poll.start, poll.end)),
+        Event::LockWait(wait) => Some((wait.start, wait.end)),
     }
 }
 

@@ -346,6 +346,60 @@ fn contents_that_lie() {
     );
 }
 
+/// Checksums are right, but the times are not of this world: an error, and no sums of them.
+#[test]
+fn times_that_can_not_be() {
+    let result = |change: &dyn Fn(&mut Rest), records: &[wire::LongPoll]| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("capture.holdup");
+        let mut writer = Writer::create(&path, &meta()).expect("made");
+        for record in records {
+            writer.record(record.as_bytes()).expect("written");
+        }
+        let mut rest = rest();
+        change(&mut rest);
+        writer.finish(&rest).expect("finished");
+        read(&path).map(|_| ())
+    };
+    let poll = |start_ns, at_ns| wire::LongPoll {
+        header: wire::EventHeader {
+            kind: wire::EVENT_LONG_POLL,
+            tid: 1,
+            at_ns,
+        },
+        start_ns,
+        ..wire::LongPoll::new_zeroed()
+    };
+    assert!(result(&|_| {}, &[poll(2_000, 9_000)]).is_ok());
+    const HOUR: u64 = 3_600_000_000_000;
+    let long = |rest: &mut Rest| rest.end.at = Timestamp(1 << 52);
+    assert!(result(&long, &[poll(1_000, 1 << 52)]).is_ok());
+    let changes: [&dyn Fn(&mut Rest); 7] = [
+        &|rest| rest.end.at = Timestamp(999),
+        &|rest| rest.end.at = Timestamp(u64::MAX),
+        &|rest| rest.end.detach = Nanos(u64::MAX),
+        &|rest| rest.meta.attach = Nanos(u64::MAX),
+        &|rest| rest.lock_waits[0].1.total_ns = u64::MAX,
+        &|rest| rest.lock_waits[0].1.max_ns = 1 << 54,
+        &|rest| rest.meta.start = Timestamp(u64::MAX),
+    ];
+    let impossible = |result| {
+        matches!(
+            result,
+            Err(CaptureError::Format {
+                source: FormatError::Impossible { .. },
+                ..
+            })
+        )
+    };
+    for (n, change) in changes.iter().enumerate() {
+        assert!(impossible(result(change, &[])), "change {n}");
+    }
+    assert!(impossible(result(&|_| {}, &[poll(2_000, 2 * HOUR)])));
+    let three = [1_000, 1_001, 1_002].map(|start| poll(start, 1 << 52));
+    assert!(impossible(result(&long, &three)));
+}
+
 /// Other files, and captures of other versions, are told apart.
 #[test]
 fn files_that_are_not_for_this_version() {
@@ -415,6 +469,28 @@ fn a_recording_that_was_given_up() {
         capture.cut.map(|cut| cut.why).as_deref(),
         Some("the file ends before its end mark")
     );
+}
+
+/// A recorder that is killed has not said yet when it began, however long the machine is up.
+#[test]
+fn a_recording_without_its_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let unknown = Meta {
+        start: Timestamp(0),
+        ..meta()
+    };
+    const YEAR: u64 = 365 * 24 * 3_600_000_000_000;
+    let mut writer = Writer::create(&path, &unknown).expect("made");
+    for tid in [1, 2] {
+        let mut sample = sample(tid);
+        sample.header.at_ns += YEAR;
+        writer.record(sample.as_bytes()).expect("written");
+    }
+    drop(writer);
+    let capture = read(&path).expect("a capture");
+    assert_eq!(capture.meta.start, Timestamp(YEAR + 3_001));
+    assert_eq!(capture.end.at, Timestamp(YEAR + 3_002));
 }
 
 /// A folder that can't be written to is an error that names it.
