@@ -76,6 +76,12 @@ pub enum FormatError {
         /// What is there.
         why: String,
     },
+    /// Its checksums are right, but it holds times that no recording can have.
+    #[error("this capture can't be true ({why}); nothing in it can be used")]
+    Impossible {
+        /// What is impossible.
+        why: String,
+    },
     /// Larger than any capture that one recording makes.
     #[error("this file has {bytes} bytes; a capture has at most {most}")]
     TooLarge {

@@ -1,7 +1,7 @@
 //! Reads a capture file back. The file is untrusted: each length is checked against what is left of it
 //! before anything is allocated, and damage ends the reading where it is met instead of failing it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -15,7 +15,9 @@ use super::{
     ReturnSite, section,
 };
 use crate::decode;
-use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, StackId, Tid, Timestamp};
+use crate::event::{
+    CodeAddr, Event, LockOperation, LockOutcome, LockWaitTotals, Nanos, StackId, Tid, Timestamp,
+};
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -74,7 +76,61 @@ pub fn parse(source: impl Read, length: u64) -> Result<Capture, FormatError> {
             why: damaged,
         });
     };
-    Ok(contents.into_capture(cut))
+    let capture = contents.into_capture(cut);
+    match impossible(&capture) {
+        Some(why) => Err(FormatError::Impossible {
+            why: why.to_owned(),
+        }),
+        None => Ok(capture),
+    }
+}
+
+/// No duration or sum is longer: 104 days, above which a flamegraph's numbers are not exact.
+const MOST_NS: u64 = 1 << 53;
+
+/// Events may lie this far outside of the recording. Attaching and detaching take less.
+const SLACK_NS: u64 = 3_600_000_000_000;
+
+/// A checksum keeps nobody from writing nonsense. What is made of a capture relies on times that can be
+/// added up; here is said what in this one can't.
+fn impossible(capture: &Capture) -> Option<&'static str> {
+    let (meta, end) = (&capture.meta, &capture.end);
+    if end.at < meta.start || end.at.since(meta.start).0 > MOST_NS {
+        return Some("its end does not fit its start");
+    }
+    let durations = [meta.attach, meta.threshold, meta.sample_after, end.detach];
+    if durations.iter().any(|duration| duration.0 > MOST_NS) {
+        return Some("a duration of more than 104 days");
+    }
+    let first = Timestamp(meta.start.0.saturating_sub(SLACK_NS));
+    let last = Timestamp(end.at.0.saturating_add(SLACK_NS));
+    let (mut polled, mut waited) = (Nanos::ZERO, Nanos::ZERO);
+    for event in &capture.events {
+        let Some((from, to)) = extent(event) else {
+            continue;
+        };
+        match event {
+            Event::LongPoll(_) => polled += to.since(from),
+            Event::LockWait(wait) if wait.outcome == LockOutcome::StillWaiting => {
+                waited += to.since(from);
+            }
+            _ => {}
+        }
+        if from < first || to > last {
+            return Some("an event far outside of the recording");
+        }
+    }
+    for totals in &capture.lock_waits {
+        // All threads can wait for a condition all the time.
+        if totals.operation != LockOperation::Condvar {
+            waited += totals.total;
+        }
+        if totals.max.0 > MOST_NS {
+            return Some("a lock wait of more than 104 days");
+        }
+    }
+    let too_much = polled.0 > MOST_NS || waited.0 > MOST_NS;
+    too_much.then_some("more than 104 days of long polls or lock waits")
 }
 
 fn first_meta(sections: &mut Sections<impl Read>) -> Result<Meta, FormatError> {
@@ -299,6 +355,7 @@ impl Contents {
     }
 
     fn into_capture(mut self, cut: Option<Cut>) -> Capture {
+        self.mend_start();
         let end = match self.end.take() {
             Some(end) if cut.is_none() => end,
             _ => End {
@@ -327,17 +384,21 @@ impl Contents {
 
     /// How far a file without an end mark is known to reach.
     fn last_event(&self) -> Timestamp {
-        let ends = self.events.iter().filter_map(|event| match event {
-            Event::ThreadSeen { .. } => None,
-            Event::ReturnSite { at, .. } | Event::ProcessExec { at } => Some(*at),
-            Event::CpuSample(sample) => Some(sample.at),
-            Event::OffCpu(interval) => Some(interval.end),
-            Event::LongPoll(poll) => Some(poll.end),
-            Event::LockWait(wait) => Some(wait.end),
-        });
+        let ends = self.events.iter().filter_map(extent).map(|(_, end)| end);
         ends.fold(self.meta.start, Timestamp::max)
     }
 
+    /// The start is written at the end. Without it the recording is known to be as long as its events reach.
+    fn mend_start(&mut self) {
+        if self.meta.start == Timestamp(0) {
+            let starts = self.events.iter().filter_map(extent);
+            self.meta.start = starts.map(|(start, _)| start).min().unwrap_or(Timestamp(0));
+        }
+    }
+
+    /// What the threads' records say was under way at the end. The ring buffer can hold the same polls, waits
+    /// and intervals, cut at the end as well, if they ended while the probes were taken off. The record's
+    /// version is kept: it was read while all probes were there.
     fn add_unfinished(&mut self, end: Timestamp) -> u64 {
         let window = decode::Window {
             start: self.meta.start,
@@ -349,36 +410,74 @@ impl Contents {
             .iter()
             .filter_map(|site| Some((site.return_addr, site.attached?)))
             .collect();
-        // The threads are read before the last events: what was under way then can have ended since.
-        let ended: BTreeSet<SpanName> = self.events.iter().filter_map(span_name).collect();
-        let mut unwatched = 0;
+        let (mut under_way, mut unwatched) = (Vec::new(), HashSet::new());
         for thread in &self.threads {
             let unfinished =
                 decode::unfinished(thread, window, |address| watched.get(&address).copied());
-            let not_ended = unfinished
-                .events
-                .into_iter()
-                .filter(|event| span_name(event).is_none_or(|name| !ended.contains(&name)));
-            self.events.extend(not_ended);
-            unwatched += unfinished.unwatched;
+            under_way.extend(unfinished.events);
+            unwatched.extend(unfinished.unwatched.into_iter().map(|start| Stretch {
+                what: What::Poll,
+                tid: Tid(thread.tid),
+                start,
+            }));
         }
-        unwatched
+        let known: HashSet<Stretch> = under_way.iter().filter_map(Stretch::of).collect();
+        self.events.retain(|event| {
+            let twice = Stretch::of(event).is_some_and(|stretch| known.contains(&stretch));
+            // What began behind the end is in the sums of the ring buffer's version only.
+            let behind = matches!(event, Event::OffCpu(interval) if interval.start > end
+            && known.contains(&Stretch {
+                what: What::Poll,
+                tid: interval.tid,
+                start: interval.poll_start,
+            }));
+            !(twice || behind)
+        });
+        // A probe that came after a poll's start may have seen its end nevertheless.
+        for seen in self.events.iter().filter_map(Stretch::of) {
+            unwatched.remove(&seen);
+        }
+        self.events.extend(under_way);
+        unwatched.len() as u64
     }
 }
 
-/// Tells a span from all others: what it is, its thread and its start.
-type SpanName = (u32, Tid, Timestamp);
-
-/// None for what has no duration.
-fn span_name(event: &Event) -> Option<SpanName> {
+/// When an event began and ended; None without a time.
+fn extent(event: &Event) -> Option<(Timestamp, Timestamp)> {
     match event {
-        Event::OffCpu(interval) => Some((wire::EVENT_OFF_CPU, interval.tid, interval.start)),
-        Event::LongPoll(poll) => Some((wire::EVENT_LONG_POLL, poll.tid, poll.start)),
-        Event::LockWait(wait) => Some((wire::EVENT_LOCK_WAIT, wait.tid, wait.start)),
-        Event::ThreadSeen { .. }
-        | Event::ReturnSite { .. }
-        | Event::CpuSample(_)
-        | Event::ProcessExec { .. } => None,
+        Event::ThreadSeen { .. } => None,
+        Event::ReturnSite { at, .. } | Event::ProcessExec { at } => Some((*at, *at)),
+        Event::CpuSample(sample) => Some((sample.at, sample.at)),
+        Event::OffCpu(interval) => Some((interval.start, interval.end)),
+        Event::LongPoll(poll) => Some((poll.start, poll.end)),
+        Event::LockWait(wait) => Some((wait.start, wait.end)),
+    }
+}
+
+/// A stretch of a thread's time: by its thread and start it is told apart from all others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Stretch {
+    what: What,
+    tid: Tid,
+    start: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    Poll,
+    LockWait,
+    OffCpu,
+}
+
+impl Stretch {
+    fn of(event: &Event) -> Option<Stretch> {
+        let (what, tid, start) = match event {
+            Event::LongPoll(poll) => (What::Poll, poll.tid, poll.start),
+            Event::LockWait(wait) => (What::LockWait, wait.tid, wait.start),
+            Event::OffCpu(interval) => (What::OffCpu, interval.tid, interval.start),
+            _ => return None,
+        };
+        Some(Stretch { what, tid, start })
     }
 }
 

@@ -167,25 +167,87 @@ fn a_capture_survives_the_way_through_a_file() {
     assert_eq!(poll.end, Timestamp(10_000));
 }
 
-/// A poll that ended between the reading of the threads and the last events is there once.
+/// A poll, its interval and a wait that are under way at the end, in the thread's record and, because they ended
+/// while the probes were taken off, in the ring buffer too: each counts once, as the record has it.
 #[test]
-fn what_ended_at_the_last_moment_counts_once() {
-    let mut ended = wire::LongPoll::new_zeroed();
-    ended.header.kind = wire::EVENT_LONG_POLL;
-    ended.header.tid = 5;
-    ended.header.at_ns = 10_000;
-    ended.start_ns = 2_000;
-    ended.return_addr = 0x77;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("capture.holdup");
-    let mut writer = Writer::create(&path, &meta()).expect("made");
-    writer.record(ended.as_bytes()).expect("written");
-    writer.finish(&rest()).expect("finished");
-    let capture = parsed(&std::fs::read(&path).expect("read back")).expect("a capture");
-    let [Event::LongPoll(poll)] = capture.events.as_slice() else {
-        panic!("{:?}", capture.events);
+fn what_is_under_way_counts_once() {
+    const END: u64 = 10_000;
+    let header = |kind, at_ns| wire::EventHeader {
+        kind,
+        tid: 5,
+        at_ns,
     };
-    assert_eq!((poll.tid, poll.start), (Tid(5), Timestamp(2_000)));
+    let poll = wire::LongPoll {
+        header: header(wire::EVENT_LONG_POLL, END),
+        start_ns: 2_000,
+        return_addr: 0x77,
+        sleep_ns: 70_000,
+        flags: wire::POLL_STILL_RUNNING,
+        ..wire::LongPoll::new_zeroed()
+    };
+    let interval = |start_ns, at_ns| wire::OffCpu {
+        header: header(wire::EVENT_OFF_CPU, at_ns),
+        poll_start_ns: 2_000,
+        start_ns,
+        runnable_ns: 0,
+        stack: 0,
+    };
+    let wait = wire::LockWait {
+        header: header(wire::EVENT_LOCK_WAIT, END),
+        start_ns: 3_000,
+        lock: 0xabc,
+        operation: wire::LOCK_MUTEX,
+        outcome: wire::OUTCOME_STILL_WAITING,
+        ..wire::LockWait::new_zeroed()
+    };
+    let captured = |records: &[&[u8]], threads: Vec<wire::Thread>, attached| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("capture.holdup");
+        let mut writer = Writer::create(&path, &meta()).expect("made");
+        for record in records {
+            writer.record(record).expect("written");
+        }
+        let mut rest = Rest { threads, ..rest() };
+        rest.return_sites[0].attached = Some(Timestamp(attached));
+        writer.finish(&rest).expect("finished");
+        read(&path).expect("a capture")
+    };
+    let mut thread = rest().threads[0];
+    thread.polls[0].sleep_ns = 500;
+    thread.off_cpu_start_ns = 9_000;
+    let mut waiting = wire::Thread::new_zeroed();
+    waiting.tid = 5;
+    waiting.lock_depth = 1;
+    waiting.locks[0].start_ns = 3_000;
+    waiting.locks[0].lock = 0xabc;
+    waiting.locks[0].operation = wire::LOCK_MUTEX;
+
+    // An interval that ended before, the one under way, and one behind the end.
+    let intervals = [
+        interval(4_000, 4_500),
+        interval(9_000, 20_000),
+        interval(30_000, 80_000),
+    ];
+    let mut records: Vec<&[u8]> = intervals
+        .iter()
+        .map(zerocopy::IntoBytes::as_bytes)
+        .collect();
+    records.extend([poll.as_bytes(), wait.as_bytes()]);
+    let both = captured(&records, vec![thread, waiting], 900);
+    let record_alone = captured(&records[..1], vec![thread, waiting], 900);
+    assert_eq!(both.events, record_alone.events);
+    assert_eq!(both.events.len(), 4);
+    let joined = crate::correlate::join(&both.events);
+    assert_eq!(joined.polls.len(), 1);
+    assert_eq!(joined.polls[0].sleep, Nanos(1_500));
+    assert!(!joined.polls[0].inconsistent);
+
+    // Without a record the ring buffer's version counts ...
+    assert_eq!(captured(&records, vec![], 900).events.len(), 5);
+    // ... and where a record alone leaves it open whether the poll had ended.
+    let late = captured(&records, vec![thread], 2_500);
+    assert_eq!((late.events.len(), late.unwatched_at_end), (5, 0));
+    assert_eq!(captured(&[], vec![thread], 2_500).unwatched_at_end, 1);
 }
 
 /// Cut anywhere, a file gives what stood before the cut and says that it was cut; before the meta data
@@ -284,6 +346,60 @@ fn contents_that_lie() {
     );
 }
 
+/// Checksums are right, but the times are not of this world: an error, and no sums of them.
+#[test]
+fn times_that_can_not_be() {
+    let result = |change: &dyn Fn(&mut Rest), records: &[wire::LongPoll]| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("capture.holdup");
+        let mut writer = Writer::create(&path, &meta()).expect("made");
+        for record in records {
+            writer.record(record.as_bytes()).expect("written");
+        }
+        let mut rest = rest();
+        change(&mut rest);
+        writer.finish(&rest).expect("finished");
+        read(&path).map(|_| ())
+    };
+    let poll = |start_ns, at_ns| wire::LongPoll {
+        header: wire::EventHeader {
+            kind: wire::EVENT_LONG_POLL,
+            tid: 1,
+            at_ns,
+        },
+        start_ns,
+        ..wire::LongPoll::new_zeroed()
+    };
+    assert!(result(&|_| {}, &[poll(2_000, 9_000)]).is_ok());
+    const HOUR: u64 = 3_600_000_000_000;
+    let long = |rest: &mut Rest| rest.end.at = Timestamp(1 << 52);
+    assert!(result(&long, &[poll(1_000, 1 << 52)]).is_ok());
+    let changes: [&dyn Fn(&mut Rest); 7] = [
+        &|rest| rest.end.at = Timestamp(999),
+        &|rest| rest.end.at = Timestamp(u64::MAX),
+        &|rest| rest.end.detach = Nanos(u64::MAX),
+        &|rest| rest.meta.attach = Nanos(u64::MAX),
+        &|rest| rest.lock_waits[0].1.total_ns = u64::MAX,
+        &|rest| rest.lock_waits[0].1.max_ns = 1 << 54,
+        &|rest| rest.meta.start = Timestamp(u64::MAX),
+    ];
+    let impossible = |result| {
+        matches!(
+            result,
+            Err(CaptureError::Format {
+                source: FormatError::Impossible { .. },
+                ..
+            })
+        )
+    };
+    for (n, change) in changes.iter().enumerate() {
+        assert!(impossible(result(change, &[])), "change {n}");
+    }
+    assert!(impossible(result(&|_| {}, &[poll(2_000, 2 * HOUR)])));
+    let three = [1_000, 1_001, 1_002].map(|start| poll(start, 1 << 52));
+    assert!(impossible(result(&long, &three)));
+}
+
 /// Other files, and captures of other versions, are told apart.
 #[test]
 fn files_that_are_not_for_this_version() {
@@ -353,6 +469,28 @@ fn a_recording_that_was_given_up() {
         capture.cut.map(|cut| cut.why).as_deref(),
         Some("the file ends before its end mark")
     );
+}
+
+/// A recorder that is killed has not said yet when it began, however long the machine is up.
+#[test]
+fn a_recording_without_its_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let unknown = Meta {
+        start: Timestamp(0),
+        ..meta()
+    };
+    const YEAR: u64 = 365 * 24 * 3_600_000_000_000;
+    let mut writer = Writer::create(&path, &unknown).expect("made");
+    for tid in [1, 2] {
+        let mut sample = sample(tid);
+        sample.header.at_ns += YEAR;
+        writer.record(sample.as_bytes()).expect("written");
+    }
+    drop(writer);
+    let capture = read(&path).expect("a capture");
+    assert_eq!(capture.meta.start, Timestamp(YEAR + 3_001));
+    assert_eq!(capture.end.at, Timestamp(YEAR + 3_002));
 }
 
 /// A folder that can't be written to is an error that names it.

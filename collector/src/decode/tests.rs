@@ -160,7 +160,7 @@ fn a_poll_still_running_is_a_lower_bound() {
     thread.woken_ns = 10_000;
     thread.off_cpu_stack = 3;
     let Unfinished { events, unwatched } = unfinished(&thread, WINDOW, always_watched);
-    assert_eq!(unwatched, 0);
+    assert_eq!(unwatched, []);
     let [Event::OffCpu(interval), Event::LongPoll(poll)] = events.as_slice() else {
         panic!("{events:?}");
     };
@@ -222,7 +222,7 @@ fn what_is_left_out() {
     assert_eq!(events_of(6_000), 1);
     let unwatched = Unfinished {
         events: vec![],
-        unwatched: 1,
+        unwatched: vec![Timestamp(2_000)],
     };
     let thread = thread_in_one_poll(2_000);
     assert_eq!(unfinished(&thread, WINDOW, |_| None), unwatched);

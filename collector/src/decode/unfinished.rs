@@ -40,8 +40,8 @@ impl Window {
 pub struct Unfinished {
     /// As if everything had ended with the recording.
     pub events: Vec<Event>,
-    /// Polls without a probe at their return address: they may have ended long ago, unseen.
-    pub unwatched: u64,
+    /// Starts of polls without a probe at their return address: they may have ended long ago, unseen.
+    pub unwatched: Vec<Timestamp>,
 }
 
 /// `watched_since` tells when a probe stood at a return address of polls.
@@ -77,7 +77,7 @@ pub fn unfinished(
             continue;
         }
         if watched_since(CodeAddr(poll.return_addr)).is_none_or(|since| since > start) {
-            result.unwatched += 1;
+            result.unwatched.push(start);
             continue;
         }
         let mut long = LongPoll {

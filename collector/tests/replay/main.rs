@@ -229,6 +229,13 @@ fn bounds_are_marked() {
     assert_eq!(report.coverage.polls.lower_bounds, 1);
 }
 
+/// A poll and a wait that both the ring buffer and their threads' records tell of are no two.
+#[test]
+fn what_is_told_twice_counts_once() {
+    let (_, report) = reported(&recording::ended_while_detaching()).expect("a capture");
+    assert_eq!(render::json(&report), render::json(&whole()));
+}
+
 /// Nothing happened: nothing is found.
 #[test]
 fn a_quiet_recording_has_no_finding() {

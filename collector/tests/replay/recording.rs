@@ -83,8 +83,7 @@ fn frame(function: &str, file: &str, line: u32, module: &str) -> Frame {
 
 /// Names for the lookup addresses: an instruction pointer itself, a return address less one.
 fn symbols() -> SymbolTable {
-    let registry =
-        |package: &str| format!("/home/u/.cargo/registry/src/mirror-1/{package}");
+    let registry = |package: &str| format!("/home/u/.cargo/registry/src/mirror-1/{package}");
     let code = |function, file: &str, line| vec![frame(function, file, line, "server")];
     let c_library = |function| vec![frame(function, "", 0, "libc.so.6")];
     let inlined_drop = Frame {
@@ -585,6 +584,37 @@ fn begun(path: &Path, records: &Records) -> Writer {
 pub fn bytes() -> Vec<u8> {
     written(|path| {
         let writer = begun(path, &records());
+        writer.finish(&rest()).expect("it can be completed");
+    })
+}
+
+/// What is under way at the end ended while the probes were taken off: it is in the ring buffer as well.
+pub fn ended_while_detaching() -> Vec<u8> {
+    written(|path| {
+        let mut records = records();
+        records.push(&wire::LockWait {
+            header: header(wire::EVENT_LOCK_WAIT, 103, at(2_000)),
+            start_ns: at(1980),
+            lock: OTHER_MUTEX,
+            waiter_stack: UPDATE,
+            holder_stack: REBUILD,
+            holder_tid: 101,
+            operation: wire::LOCK_MUTEX,
+            outcome: wire::OUTCOME_STILL_WAITING,
+            ..wire::LockWait::new_zeroed()
+        });
+        records.long_poll(
+            102,
+            at(1990),
+            10 * MS,
+            wire::LongPoll {
+                task: 0xa8,
+                sleep_ns: 3 * MS,
+                flags: wire::POLL_STILL_RUNNING,
+                ..wire::LongPoll::new_zeroed()
+            },
+        );
+        let writer = begun(path, &records);
         writer.finish(&rest()).expect("it can be completed");
     })
 }
