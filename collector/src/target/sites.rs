@@ -2,19 +2,26 @@
 //! which probe, what each will cost, and what can't be seen and why. Nothing is attached here.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use holdup_probe_ebpf::wire;
 
+mod returns;
+mod wanted;
+
+pub use returns::ReturnPlace;
+pub(super) use wanted::Found;
+use wanted::{Role, UNLOCK_SHARED_SLOW, WANTED, Wanted, find};
+
 use super::binary::{Binary, Symbols};
 use super::doctor::{self, Host};
 use super::dwarf;
-use super::elf::{Elf, ElfError, Symbol};
-use super::handoff::{EXIT_RUNTIME, Handoff, SPAWN_FUNCTIONS};
+use super::elf::{Elf, ElfError};
+use super::handoff::Handoff;
 use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
-use super::names::{PollArguments, class_of_caller, plain_path, split_arguments};
+use super::names::PollArguments;
 use super::process::{Process, TargetError};
 use super::vtables;
 use crate::capture::{MissingProbe, ProbeFamily};
@@ -22,12 +29,6 @@ use crate::event::SiteClass;
 
 /// Bytes of a function's code that are looked at.
 const CODE_LIMIT: usize = 16 << 10;
-/// Wanted functions that are kept, far above what any binary has.
-const FOUND_LIMIT: usize = 64 << 10;
-/// Bytes of their type arguments that are kept in all.
-const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
-/// Places that polls are expected to return to. A Citadel server has a few dozen.
-const EXPECTED_RETURNS_LIMIT: usize = 256;
 /// Names of types folded into one poll instance that are kept.
 const FOLDED_LIMIT: usize = 16;
 
@@ -90,17 +91,6 @@ pub struct SlowUnlock {
     pub function: &'static str,
     /// Where.
     pub site: Site,
-}
-
-/// Where polls return to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReturnPlace {
-    /// The function that holds the return address.
-    pub function: Option<String>,
-    /// What polls that return there are, when the function tells.
-    pub class: SiteClass,
-    /// Where a probe sees the return, or why none does.
-    pub site: Result<Site, String>,
 }
 
 /// Which probes go where in one process.
@@ -173,124 +163,6 @@ impl Family {
             _ => Family::Rwlock,
         }
     }
-}
-
-/// What a function is to holdup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Poll,
-    SlowPath { operation: u32 },
-    SlowUnlock { family: Family },
-    Handoff,
-}
-
-/// A function that gets a probe.
-pub(super) struct Wanted {
-    /// `plain_path` of its demangled name.
-    pub(super) path: &'static str,
-    /// Without the crate's and module's names, for people.
-    pub(super) short: &'static str,
-    role: Role,
-}
-
-const fn wanted(path: &'static str, short: &'static str, role: Role) -> Wanted {
-    Wanted { path, short, role }
-}
-
-const fn slow(operation: u32) -> Role {
-    Role::SlowPath { operation }
-}
-
-const UNLOCK_SHARED_SLOW: &str = "parking_lot::raw_rwlock::RawRwLock::unlock_shared_slow";
-
-/// Every function that gets a probe, by name.
-const WANTED: &[Wanted] = &[
-    wanted(
-        "tokio::runtime::task::raw::poll",
-        "task::raw::poll",
-        Role::Poll,
-    ),
-    wanted(
-        "parking_lot::raw_mutex::RawMutex::lock_slow",
-        "RawMutex::lock_slow",
-        slow(wire::LOCK_MUTEX),
-    ),
-    wanted(
-        "parking_lot::raw_rwlock::RawRwLock::lock_shared_slow",
-        "RawRwLock::lock_shared_slow",
-        slow(wire::LOCK_RW_SHARED),
-    ),
-    wanted(
-        "parking_lot::raw_rwlock::RawRwLock::lock_exclusive_slow",
-        "RawRwLock::lock_exclusive_slow",
-        slow(wire::LOCK_RW_EXCLUSIVE),
-    ),
-    wanted(
-        "parking_lot::raw_rwlock::RawRwLock::lock_upgradable_slow",
-        "RawRwLock::lock_upgradable_slow",
-        slow(wire::LOCK_RW_UPGRADABLE),
-    ),
-    wanted(
-        "parking_lot::raw_rwlock::RawRwLock::upgrade_slow",
-        "RawRwLock::upgrade_slow",
-        slow(wire::LOCK_RW_UPGRADE),
-    ),
-    wanted(
-        "parking_lot::condvar::Condvar::wait_until_internal",
-        "Condvar::wait_until_internal",
-        slow(wire::LOCK_CONDVAR),
-    ),
-    wanted(
-        "parking_lot::raw_mutex::RawMutex::unlock_slow",
-        "RawMutex::unlock_slow",
-        Role::SlowUnlock {
-            family: Family::Mutex,
-        },
-    ),
-    wanted(
-        UNLOCK_SHARED_SLOW,
-        "RawRwLock::unlock_shared_slow",
-        Role::SlowUnlock {
-            family: Family::Rwlock,
-        },
-    ),
-    wanted(
-        "parking_lot::raw_rwlock::RawRwLock::unlock_exclusive_slow",
-        "RawRwLock::unlock_exclusive_slow",
-        Role::SlowUnlock {
-            family: Family::Rwlock,
-        },
-    ),
-    wanted(
-        "parking_lot::raw_rwlock::RawRwLock::unlock_upgradable_slow",
-        "RawRwLock::unlock_upgradable_slow",
-        Role::SlowUnlock {
-            family: Family::Rwlock,
-        },
-    ),
-    wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
-    wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
-    wanted(SPAWN_FUNCTIONS[2], "LockedImpl::spawn_task", Role::Handoff),
-    wanted(SPAWN_FUNCTIONS[3], "ShardedImpl::spawn_task", Role::Handoff),
-    wanted(EXIT_RUNTIME, "exit_runtime", Role::Handoff),
-];
-
-/// What every wanted function's mangled name contains one of: looked for before demangling, because a
-/// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 4] = [
-    "3raw4poll",
-    "11parking_lot",
-    "10spawn_task",
-    "12exit_runtime",
-];
-
-/// A wanted function that was found.
-pub(super) struct Found {
-    pub(super) wanted: &'static Wanted,
-    pub(super) vaddr: u64,
-    size: u64,
-    /// The type arguments, where the name has them (v0 mangling).
-    arguments: Option<String>,
 }
 
 impl AttachPlan {
@@ -486,82 +358,6 @@ impl AttachPlan {
                     why: why.to_owned(),
                 },
             ));
-        }
-    }
-
-    /// Addresses in the target that polls can be expected to return to, before any poll has shown it: what
-    /// follows each call of a table's first function in the schedulers' and the blocking pool's code.
-    ///
-    /// Errs both ways, and neither harms: some of these calls are no polls, and a probe behind them finds no
-    /// poll to end; and where the compiler put a scheduler's loop into a function of another name, a poll has to
-    /// show where it returns to, and its own end is missed.
-    pub fn expected_returns(&self) -> Vec<u64> {
-        let (Ok(code), Ok(named)) = (self.binary.code(), self.binary.named()) else {
-            return Vec::new();
-        };
-        if !code.is_x86_64() {
-            return Vec::new();
-        }
-        let mut addresses = BTreeSet::new();
-        for symbol in named.symbols() {
-            // Demangling is dear; both ways to mangle keep this.
-            let worth_a_look = symbol.mangled.contains("5tokio");
-            if !worth_a_look || class_of_caller(&symbol.demangled()) == SiteClass::Unknown {
-                continue;
-            }
-            let size = usize::try_from(symbol.size)
-                .unwrap_or(CODE_LIMIT)
-                .min(CODE_LIMIT);
-            let body = code.bytes_at(symbol.vaddr, size);
-            addresses.extend(
-                insn::returns_of_first_entry_calls(body, symbol.vaddr)
-                    .filter_map(|vaddr| self.binary.module.address(code.file_offset(vaddr)?)),
-            );
-            if addresses.len() >= EXPECTED_RETURNS_LIMIT {
-                break;
-            }
-        }
-        addresses.into_iter().take(EXPECTED_RETURNS_LIMIT).collect()
-    }
-
-    /// Where polls that return to `return_addr` are seen to end, and what they are.
-    pub fn return_place(&self, return_addr: u64) -> ReturnPlace {
-        let nothing = |why: String| ReturnPlace {
-            function: None,
-            class: SiteClass::Unknown,
-            site: Err(why),
-        };
-        let Some(file_offset) = self.binary.module.file_offset(return_addr) else {
-            return nothing(match self.modules.find(return_addr) {
-                Some(module) => format!("polls return into {}, which is not probed", module.name()),
-                None => "polls return into code without a file".to_owned(),
-            });
-        };
-        let (code, named) = match (self.binary.code(), self.binary.named()) {
-            (Ok(code), Ok(named)) => (code, named),
-            (Err(error), _) | (_, Err(error)) => return nothing(error.to_string()),
-        };
-        let Some(vaddr) = code.vaddr(file_offset) else {
-            return nothing("polls return to an address that the file does not have".to_owned());
-        };
-        let function = containing(&named, vaddr).map(|symbol| symbol.demangled());
-        let class = function
-            .as_deref()
-            .map_or(SiteClass::Unknown, class_of_caller);
-        let offset = if code.is_x86_64() {
-            insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr).map(|probe| probe.offset)
-        } else {
-            Some(0)
-        };
-        let at = offset.and_then(|offset| site(&code, &self.binary, vaddr + offset));
-        ReturnPlace {
-            function,
-            class,
-            site: at.ok_or_else(|| {
-                "no instruction behind the call takes a probe: their ends are seen at the thread's next \
-                 poll only"
-                    .to_owned()
-            }),
         }
     }
 
@@ -775,52 +571,6 @@ fn refused(what: &str, site: Site) -> MissingProbe {
     }
 }
 
-/// Every wanted function of a binary.
-fn find(binary: &Binary) -> Result<Vec<Found>, ElfError> {
-    let named = binary.named()?;
-    let mut argument_bytes = 0;
-    let found = named
-        .symbols()
-        .filter(|symbol| NEEDLES.iter().any(|needle| symbol.mangled.contains(needle)))
-        .filter_map(|symbol| wanted_symbol(&symbol))
-        .take(FOUND_LIMIT)
-        .map(|mut found| {
-            argument_bytes += found.arguments.as_ref().map_or(0, String::len);
-            if argument_bytes > ARGUMENT_BYTES_LIMIT {
-                found.arguments = None;
-            }
-            found
-        })
-        .collect();
-    Ok(found)
-}
-
-fn wanted_symbol(symbol: &Symbol<'_>) -> Option<Found> {
-    let name = symbol.demangled();
-    let path = plain_path(&name);
-    let wanted = WANTED.iter().find(|wanted| wanted.path == path)?;
-    let (_, arguments) = split_arguments(&name);
-    Some(Found {
-        wanted,
-        vaddr: symbol.vaddr,
-        size: symbol.size,
-        arguments: arguments.map(str::to_owned),
-    })
-}
-
-/// The function symbol that covers an address.
-fn containing<'data>(named: &Elf<'data>, vaddr: u64) -> Option<Symbol<'data>> {
-    named
-        .symbols()
-        .filter(|symbol| {
-            vaddr
-                .checked_sub(symbol.vaddr)
-                .is_some_and(|into| into < symbol.size)
-        })
-        // Several names for one body: the same one every time.
-        .min_by_key(|symbol| (symbol.size, symbol.mangled))
-}
-
 /// The code of a function, as far as it is looked at.
 fn body<'data>(code: &Elf<'data>, found: &Found) -> &'data [u8] {
     let size = usize::try_from(found.size).unwrap_or(CODE_LIMIT);
@@ -870,209 +620,4 @@ fn with_tail<T>(code: &Elf<'_>, found: &Found, ask: impl Fn(&[u8]) -> Option<T>)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Pid;
-
-    /// A task of this test binary, so that it has poll instances.
-    fn run_a_task() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async {
-            tokio::spawn(async { std::hint::black_box(1) })
-                .await
-                .expect("ends");
-            tokio::task::spawn_local(async { std::hint::black_box(2) })
-                .await
-                .expect("ends");
-            tokio::task::spawn_blocking(|| std::hint::black_box(3))
-                .await
-                .expect("ends");
-        });
-    }
-
-    /// The plan for this very process, made once: its debug information is big.
-    fn own_plan() -> &'static AttachPlan {
-        static PLAN: std::sync::OnceLock<AttachPlan> = std::sync::OnceLock::new();
-        PLAN.get_or_init(|| {
-            run_a_task();
-            let process = Process::open(Pid(std::process::id())).expect("we run");
-            process.plan().expect("our own binary can be read")
-        })
-    }
-
-    /// Classes of the instances for a task of `run_a_task`. There are several: spawning a task compiles it
-    /// for each scheduler that the runtime may turn out to have.
-    fn classes_of(plan: &AttachPlan, task: &str) -> Vec<SiteClass> {
-        let name = format!("sites::tests::run_a_task::{{async_block#0}}::{task}");
-        let named = |poll: &&PollSite| poll.future.as_deref().is_some_and(|f| f.contains(&name));
-        plan.polls
-            .iter()
-            .filter(named)
-            .map(|poll| poll.class)
-            .collect()
-    }
-
-    /// Each kind of task of this very process has a site of its class, where its code is.
-    #[test]
-    fn plan_of_this_process() {
-        let plan = own_plan();
-        assert!(plan.binary.module.is_main);
-        assert_eq!(
-            classes_of(plan, "{async_block_env#0}"),
-            [SiteClass::CurrentThread]
-        );
-        assert!(classes_of(plan, "{async_block_env#1}").contains(&SiteClass::LocalSet));
-        assert_eq!(classes_of(plan, "{closure_env#2}"), [SiteClass::Blocking]);
-        for poll in &plan.polls {
-            assert_eq!(
-                plan.binary.module.file_offset(poll.site.address),
-                Some(poll.site.file_offset)
-            );
-        }
-        let polls = &plan.families()[0];
-        assert_eq!(polls.name, "polls");
-        assert_eq!(polls.found as usize, plan.polls.len());
-        assert_eq!(polls.missing, []);
-    }
-
-    /// The classes that the vtables give are those that debug information gives.
-    #[test]
-    fn classes_without_debug_information() {
-        let plan = own_plan();
-        let code = plan.binary.code().expect("read before");
-        let vaddr = |poll: &PollSite| code.vaddr(poll.site.file_offset).expect("code");
-        let polls = plan.polls.iter().map(vaddr).collect();
-        let classes = vtables::poll_classes(&code, &code, &polls);
-        for poll in &plan.polls {
-            assert_eq!(classes.get(&vaddr(poll)), Some(&poll.class), "{poll:?}");
-        }
-    }
-
-    /// A program of another kind has nothing to probe, and is told so for each family.
-    #[test]
-    fn not_a_tokio_program() {
-        let mut child = std::process::Command::new("/bin/sleep")
-            .arg("60")
-            .spawn()
-            .expect("sleep starts");
-        // The child is a copy of this process until it has become the other program.
-        let mut plan = None;
-        for _ in 0..100 {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            let process = Process::open(Pid(child.id())).expect("it sleeps");
-            if process.name() == "sleep" {
-                plan = Some(process.plan().expect("it can be read"));
-                break;
-            }
-        }
-        child.kill().expect("it still sleeps");
-        child.wait().expect("it was killed");
-        let plan = plan.expect("it has become sleep");
-        assert!(plan.polls.is_empty() && plan.slow_paths.is_empty() && plan.handoffs.is_empty());
-        for family in plan.families() {
-            assert_eq!(family.found, 0);
-            if family.name != "block_in_place" {
-                assert!(!family.missing.is_empty(), "{}", family.name);
-            }
-        }
-        assert!(
-            plan.why_nothing().contains("no trace of tokio"),
-            "{}",
-            plan.why_nothing()
-        );
-        assert!(
-            plan.why_nothing().contains("no trace of parking_lot"),
-            "{}",
-            plan.why_nothing()
-        );
-    }
-
-    /// An address in this binary's code is in its function; one elsewhere is told apart.
-    #[test]
-    fn return_places() {
-        let plan = own_plan();
-        let here = run_a_task as fn() as usize as u64 + 1;
-        let place = plan.return_place(here);
-        assert!(
-            place
-                .function
-                .as_deref()
-                .is_some_and(|name| name.ends_with("run_a_task")),
-            "{place:?}"
-        );
-        assert_eq!(place.class, SiteClass::Unknown);
-        let nowhere = plan.return_place(0x10);
-        assert!(nowhere.site.is_err());
-        let libc = libc::getpid as *const () as usize as u64;
-        let elsewhere = plan.return_place(libc).site.expect_err("not in our binary");
-        assert!(elsewhere.contains("libc"), "{elsewhere}");
-    }
-
-    /// Two versions of a function are two sites; a name that only looks similar is none.
-    #[test]
-    fn wanted_names() {
-        let found = |mangled: &str| {
-            wanted_symbol(&Symbol {
-                mangled,
-                vaddr: 0x1000,
-                size: 10,
-            })
-            .map(|found| found.wanted.short)
-        };
-        let lock_slow = "_ZN11parking_lot9raw_mutex8RawMutex9lock_slow17h0123456789abcdefE";
-        assert_eq!(found(lock_slow), Some("RawMutex::lock_slow"));
-        assert_eq!(
-            found("_ZN11parking_lot9raw_mutex8RawMutex9lock_slow17hfedcba9876543210E"),
-            Some("RawMutex::lock_slow")
-        );
-        assert_eq!(
-            found("_RNvMNtCs123_11parking_lot9raw_mutexNtB2_8RawMutex9lock_slow"),
-            Some("RawMutex::lock_slow")
-        );
-        assert_eq!(found(&format!("{lock_slow}.cold")), None);
-        assert_eq!(
-            found("_ZN16parking_lot_core9word_lock8WordLock9lock_slow17h0123456789abcdefE"),
-            None
-        );
-        assert_eq!(found("lock_slow"), None);
-    }
-
-    /// Instances that share one body keep every name, and a class only if they agree on it.
-    #[test]
-    fn folded_instances() {
-        let site = Site {
-            file_offset: 0x10,
-            address: 0x1010,
-            price: FirstInstruction::Emulated,
-        };
-        let poll = |future: &str, class| PollArguments {
-            future: future.to_owned(),
-            class,
-            takes_over_core: class == SiteClass::Worker,
-        };
-        let folded = poll_site(
-            site,
-            vec![
-                poll("a", SiteClass::MultiThread),
-                poll("b", SiteClass::MultiThread),
-            ],
-        );
-        assert_eq!(folded.class, SiteClass::MultiThread);
-        assert_eq!(folded.future.as_deref(), Some("a"));
-        assert_eq!(folded.folded, ["b"]);
-        let mixed = |a, b| poll_site(site, vec![poll("a", a), poll("b", b)]).class;
-        assert_eq!(
-            mixed(SiteClass::MultiThread, SiteClass::Blocking),
-            SiteClass::Unknown
-        );
-        assert_eq!(
-            mixed(SiteClass::Worker, SiteClass::Blocking),
-            SiteClass::Blocking
-        );
-        assert!(poll_site(site, vec![poll("a", SiteClass::Worker)]).takes_over_core);
-        assert_eq!(poll_site(site, Vec::new()).class, SiteClass::Unknown);
-    }
-}
+mod tests;

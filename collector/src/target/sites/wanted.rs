@@ -1,0 +1,168 @@
+//! Every function that gets a probe, by name; a binary's symbols go in, those that were found come out.
+
+use holdup_probe_ebpf::wire;
+
+use super::Family;
+use crate::target::binary::Binary;
+use crate::target::elf::{ElfError, Symbol};
+use crate::target::handoff::{EXIT_RUNTIME, SPAWN_FUNCTIONS};
+use crate::target::names::{plain_path, split_arguments};
+
+/// Wanted functions that are kept, far above what any binary has.
+const FOUND_LIMIT: usize = 64 << 10;
+/// Bytes of their type arguments that are kept in all.
+const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
+
+/// What a function is to holdup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Poll,
+    SlowPath { operation: u32 },
+    SlowUnlock { family: Family },
+    Handoff,
+}
+
+/// A function that gets a probe.
+pub struct Wanted {
+    /// `plain_path` of its demangled name.
+    pub path: &'static str,
+    /// Without the crate's and module's names, for people.
+    pub short: &'static str,
+    /// What it is to holdup.
+    pub role: Role,
+}
+
+const fn wanted(path: &'static str, short: &'static str, role: Role) -> Wanted {
+    Wanted { path, short, role }
+}
+
+const fn slow(operation: u32) -> Role {
+    Role::SlowPath { operation }
+}
+
+pub(super) const UNLOCK_SHARED_SLOW: &str =
+    "parking_lot::raw_rwlock::RawRwLock::unlock_shared_slow";
+
+/// Every function that gets a probe, by name.
+pub(super) const WANTED: &[Wanted] = &[
+    wanted(
+        "tokio::runtime::task::raw::poll",
+        "task::raw::poll",
+        Role::Poll,
+    ),
+    wanted(
+        "parking_lot::raw_mutex::RawMutex::lock_slow",
+        "RawMutex::lock_slow",
+        slow(wire::LOCK_MUTEX),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::lock_shared_slow",
+        "RawRwLock::lock_shared_slow",
+        slow(wire::LOCK_RW_SHARED),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::lock_exclusive_slow",
+        "RawRwLock::lock_exclusive_slow",
+        slow(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::lock_upgradable_slow",
+        "RawRwLock::lock_upgradable_slow",
+        slow(wire::LOCK_RW_UPGRADABLE),
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::upgrade_slow",
+        "RawRwLock::upgrade_slow",
+        slow(wire::LOCK_RW_UPGRADE),
+    ),
+    wanted(
+        "parking_lot::condvar::Condvar::wait_until_internal",
+        "Condvar::wait_until_internal",
+        slow(wire::LOCK_CONDVAR),
+    ),
+    wanted(
+        "parking_lot::raw_mutex::RawMutex::unlock_slow",
+        "RawMutex::unlock_slow",
+        Role::SlowUnlock {
+            family: Family::Mutex,
+        },
+    ),
+    wanted(
+        UNLOCK_SHARED_SLOW,
+        "RawRwLock::unlock_shared_slow",
+        Role::SlowUnlock {
+            family: Family::Rwlock,
+        },
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::unlock_exclusive_slow",
+        "RawRwLock::unlock_exclusive_slow",
+        Role::SlowUnlock {
+            family: Family::Rwlock,
+        },
+    ),
+    wanted(
+        "parking_lot::raw_rwlock::RawRwLock::unlock_upgradable_slow",
+        "RawRwLock::unlock_upgradable_slow",
+        Role::SlowUnlock {
+            family: Family::Rwlock,
+        },
+    ),
+    wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[2], "LockedImpl::spawn_task", Role::Handoff),
+    wanted(SPAWN_FUNCTIONS[3], "ShardedImpl::spawn_task", Role::Handoff),
+    wanted(EXIT_RUNTIME, "exit_runtime", Role::Handoff),
+];
+
+/// What every wanted function's mangled name contains one of: looked for before demangling, because a
+/// big binary has some 200,000 symbols and demangling one takes a microsecond.
+const NEEDLES: [&str; 4] = [
+    "3raw4poll",
+    "11parking_lot",
+    "10spawn_task",
+    "12exit_runtime",
+];
+
+/// A wanted function that was found.
+pub struct Found {
+    pub wanted: &'static Wanted,
+    pub vaddr: u64,
+    /// Bytes of its code.
+    pub size: u64,
+    /// The type arguments, where the name has them (v0 mangling).
+    pub arguments: Option<String>,
+}
+
+/// Every wanted function of a binary.
+pub(super) fn find(binary: &Binary) -> Result<Vec<Found>, ElfError> {
+    let named = binary.named()?;
+    let mut argument_bytes = 0;
+    let found = named
+        .symbols()
+        .filter(|symbol| NEEDLES.iter().any(|needle| symbol.mangled.contains(needle)))
+        .filter_map(|symbol| wanted_symbol(&symbol))
+        .take(FOUND_LIMIT)
+        .map(|mut found| {
+            argument_bytes += found.arguments.as_ref().map_or(0, String::len);
+            if argument_bytes > ARGUMENT_BYTES_LIMIT {
+                found.arguments = None;
+            }
+            found
+        })
+        .collect();
+    Ok(found)
+}
+
+pub(super) fn wanted_symbol(symbol: &Symbol<'_>) -> Option<Found> {
+    let name = symbol.demangled();
+    let path = plain_path(&name);
+    let wanted = WANTED.iter().find(|wanted| wanted.path == path)?;
+    let (_, arguments) = split_arguments(&name);
+    Some(Found {
+        wanted,
+        vaddr: symbol.vaddr,
+        size: symbol.size,
+        arguments: arguments.map(str::to_owned),
+    })
+}
