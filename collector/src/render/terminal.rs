@@ -13,6 +13,8 @@ const COLUMNS: usize = 100;
 const FINDINGS: usize = 10;
 /// Rows of each table.
 const ROWS: usize = 8;
+/// Holders of each lock, where none has most of the wait.
+const HOLDERS: usize = 2;
 
 /// What is emphasised, and how.
 #[derive(Clone, Copy)]
@@ -151,7 +153,9 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     writeln!(
         out,
         "{}",
-        style.dim("     total    waits    longest  lock, and who held it most")
+        style.dim(
+            "     total    waits    longest  lock, and who released it last while others waited"
+        )
     )?;
     for lock in report.locks.iter().take(ROWS) {
         writeln!(
@@ -162,10 +166,9 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
             duration(lock.totals.max_ns),
             cut(&shown(&lock.name), COLUMNS - 32),
         )?;
-        let holder = lock.pairs.iter().find_map(|pair| pair.holder.as_ref());
-        if let Some(holder) = holder {
-            let held = format!("held by {}", place(Some(holder)));
-            writeln!(out, "{:32}{}", "", style.dim(&cut(&held, COLUMNS - 32)))?;
+        for (site, percent) in lock.holders.told(HOLDERS).named {
+            let released = format!("{percent:>3}% {}", place(Some(site)));
+            writeln!(out, "{:32}{}", "", style.dim(&cut(&released, COLUMNS - 32)))?;
         }
         if lock.still_waiting.waits > 0 {
             writeln!(

@@ -9,6 +9,7 @@ mod coverage;
 mod flame;
 mod flames;
 mod groups;
+mod holders;
 mod label;
 mod locks;
 mod model;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use holdup_probe_ebpf::wire;
 
 pub use flame::{Flame, FlameFrame, FlameStack, FrameKind};
+pub use holders::Told;
 pub use model::*;
 
 pub use crate::correlate::{Activity, Evidence, LockKind};

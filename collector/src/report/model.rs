@@ -292,8 +292,33 @@ pub struct LockEntry {
     pub operations: BTreeMap<LockOperation, WaitTotals>,
     /// Waits that had not ended when the recording did.
     pub still_waiting: StillWaiting,
+    /// Who released it last while others waited.
+    pub holders: Holders,
     /// Who waited for whom, most first.
     pub pairs: Vec<LockPair>,
+}
+
+/// Who released a lock last in the waits for it. Several can have held it during one wait, of which only the last
+/// one is seen. The shares add up to the waits that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    /// By function, most wait first.
+    pub seen: Vec<HolderShare>,
+    /// Waits during which no release was seen: nobody was parked, or the unlock was not probed.
+    pub unseen_waits: u64,
+    /// Their summed duration.
+    pub unseen_ns: Nanos,
+}
+
+/// The waits that ended with a release by one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderShare {
+    /// Where, by most wait.
+    pub call_site: CallSite,
+    /// How many.
+    pub waits: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
 }
 
 /// Waits under way at the end.
@@ -312,14 +337,14 @@ pub struct LockPair {
     pub operation: LockOperation,
     /// Where it was waited.
     pub waiter: Option<CallSite>,
-    /// Where the holder released it; None when no slow unlock was seen during the wait.
+    /// Where it was released last; None when no slow unlock was seen during the wait.
     pub holder: Option<CallSite>,
     /// The waits that ended.
     #[serde(flatten)]
     pub totals: WaitTotals,
     /// The stack with most of the wait.
     pub waiter_stack: Option<String>,
-    /// The holder's stack with most of the wait.
+    /// The stack of that release with most of the wait.
     pub holder_stack: Option<String>,
 }
 
@@ -380,9 +405,12 @@ pub struct Finding {
     /// Which lock: an address in `locks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
-    /// Where the lock's holder released it.
+    /// Where the lock was released last in at least half of the wait for it: the place to change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<CallSite>,
+    /// Who released the lock last in which share of the wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders: Option<Holders>,
     /// Whose polls, most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskShare>,
