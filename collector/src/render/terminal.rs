@@ -94,8 +94,9 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     }
     writeln!(
         out,
-        "{} lock waits, {} in total, on any thread",
+        "{} lock waits, {}{} in total, on any thread",
         summary.lock_waits,
+        mark(summary.lock_wait_certainty),
         duration(summary.lock_wait_ns)
     )
 }

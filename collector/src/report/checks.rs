@@ -22,6 +22,8 @@ pub struct Facts<'a> {
     pub groups: &'a [PollGroup],
     /// Locks.
     pub locks: &'a [LockEntry],
+    /// How good their sums are.
+    pub lock_wait_certainty: Certainty,
     /// How long was recorded.
     pub recorded: Nanos,
     /// What a long poll is.
@@ -356,12 +358,12 @@ struct ContendedLock;
 
 impl ContendedLock {
     /// The harm of a lock is what was waited for it, by anybody, worker or not.
-    fn sentence(lock: &LockEntry) -> String {
+    fn sentence(lock: &LockEntry, certainty: Certainty) -> String {
         let mut parts = Vec::new();
         if lock.totals.waits > 0 {
             parts.push(format!(
                 "was waited for {} in {} (longest {})",
-                duration(lock.totals.total_ns),
+                bounded(lock.totals.total_ns, certainty),
                 count(lock.totals.waits, "wait"),
                 duration(lock.totals.max_ns)
             ));
@@ -451,13 +453,13 @@ impl Check for ContendedLock {
             })
             .map(|lock| Finding {
                 check: self.name().to_owned(),
-                sentence: Self::sentence(lock),
+                sentence: Self::sentence(lock, facts.lock_wait_certainty),
                 explanation: self.summary().to_owned(),
                 harm_ns: lock.totals.total_ns + lock.still_waiting.at_least_ns,
                 certainty: if lock.still_waiting.waits > 0 {
                     Certainty::LowerBound
                 } else {
-                    Certainty::Exact
+                    facts.lock_wait_certainty
                 },
                 count: lock.totals.waits + lock.still_waiting.waits,
                 longest_ns: lock.totals.max_ns,

@@ -7,7 +7,7 @@ use holdup_probe_ebpf::wire;
 
 use super::stacks::{NamedStack, Stacks};
 use super::words::{count, duration, percent};
-use super::{Coverage, Lost, PollCoverage, StackCoverage};
+use super::{Certainty, Coverage, Lost, PollCoverage, StackCoverage};
 use crate::capture::Capture;
 use crate::correlate::PollAnatomy;
 use crate::event::{Exactness, Nanos};
@@ -39,6 +39,24 @@ impl Coverage {
         };
         coverage.notes = coverage.notes(polls.len());
         coverage
+    }
+
+    /// How good a sum of all long polls can be: at least so much, if there are some that are not in it.
+    pub(super) fn of_blocking(&self) -> Certainty {
+        self.at_least_if(self.lost.long_polls > 0 || self.polls.too_deep > 0)
+    }
+
+    /// The same of lock waits.
+    pub(super) fn of_lock_wait(&self) -> Certainty {
+        self.at_least_if(self.lock_waits_not_aggregated > 0 || self.lock_waits_too_deep > 0)
+    }
+
+    fn at_least_if(&self, missing: bool) -> Certainty {
+        if missing || self.threads_not_tracked > 0 || self.cut.is_some() {
+            Certainty::LowerBound
+        } else {
+            Certainty::Exact
+        }
     }
 
     fn notes(&self, long_polls: usize) -> Vec<String> {
@@ -158,7 +176,7 @@ impl Coverage {
         if self.lost.long_polls > 0 {
             notes.push(format!(
                 "{} of {} long polls did not fit into the ring buffer: {} of runtime-blocking time is missing \
-                 in all totals; record with a larger ring buffer.",
+                 in all totals; record with a larger `--ring-buffer-bytes`.",
                 self.lost.long_polls,
                 self.lost.long_polls.saturating_add(long_polls as u64),
                 duration(self.lost.long_poll_ns)

@@ -50,9 +50,11 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
     );
     let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
     let recorded = capture.end.at.since(capture.meta.start);
+    let coverage = Coverage::new(capture, &polls, &stacks);
     let findings = checks::findings(&checks::Facts {
         groups: &groups,
         locks: &locks.entries,
+        lock_wait_certainty: coverage.of_lock_wait(),
         recorded,
         threshold: capture.meta.threshold,
     });
@@ -67,7 +69,14 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
     Report {
         schema_version: SCHEMA_VERSION,
         capture: capture_info(capture, recorded),
-        summary: summary(capture, &long_polls, &locks, &blocking, &lock_wait),
+        summary: summary(
+            capture,
+            &coverage,
+            &long_polls,
+            &locks,
+            &blocking,
+            &lock_wait,
+        ),
         findings,
         call_sites: groups::call_sites(&polls, &stacks),
         poll_sites: poll_sites(capture, &long_polls),
@@ -76,7 +85,7 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
         condvars: locks.condvars,
         stacks: stack_table,
         frames,
-        coverage: Coverage::new(capture, &polls, &stacks),
+        coverage,
         counters: capture
             .counters
             .iter()
@@ -112,6 +121,7 @@ fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {
 
 fn summary(
     capture: &Capture,
+    coverage: &Coverage,
     long_polls: &[LongPollEntry],
     locks: &Locks,
     blocking: &Flame,
@@ -125,7 +135,8 @@ fn summary(
         polls: capture.counters.get(wire::COUNTER_POLLS),
         long_polls: long_polls.len() as u64,
         blocking_ns: long_polls.iter().map(|poll| poll.duration_ns).sum(),
-        blocking_certainty: Certainty::of_all(long_polls.iter().map(|poll| poll.certainty)),
+        blocking_certainty: Certainty::of_all(long_polls.iter().map(|poll| poll.certainty))
+            .and(coverage.of_blocking()),
         longest_ns: long_polls
             .iter()
             .map(|poll| poll.duration_ns)
@@ -135,6 +146,7 @@ fn summary(
         blocking_flame_ns: blocking.stacks.iter().map(|stack| stack.value).sum(),
         lock_waits: locks.entries.iter().map(|lock| lock.totals.waits).sum(),
         lock_wait_ns: locks.entries.iter().map(|lock| lock.totals.total_ns).sum(),
+        lock_wait_certainty: coverage.of_lock_wait(),
         lock_wait_flame_ns: lock_wait.stacks.iter().map(|stack| stack.value).sum(),
     }
 }

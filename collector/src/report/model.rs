@@ -101,7 +101,7 @@ pub struct CaptureInfo {
 pub enum Certainty {
     /// Measured from end to end.
     Exact,
-    /// It is at least this: something in it was still under way when the recording ended.
+    /// It is at least this: something in it was still under way when the recording ended, or is missing.
     LowerBound,
     /// It is at most this: the end of something in it was not seen.
     UpperBound,
@@ -130,6 +130,8 @@ pub struct Summary {
     pub lock_waits: u64,
     /// Their summed duration.
     pub lock_wait_ns: Nanos,
+    /// How good these two are.
+    pub lock_wait_certainty: Certainty,
     /// Total of the flamegraph of lock wait, summed over its stacks. It is more than `lock_wait_ns` by the
     /// waits that were still under way at the end.
     pub lock_wait_flame_ns: Nanos,

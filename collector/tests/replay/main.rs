@@ -13,6 +13,7 @@ use holdup::classify::Rules;
 use holdup::event::Nanos;
 use holdup::render;
 use holdup::report::{self, Activity, Certainty, Evidence, FrameKind, LongPollEntry, Report};
+use holdup_probe_ebpf::wire;
 
 fn reported(bytes: &[u8]) -> Option<(Capture, Report)> {
     let capture = capture::parse(bytes, bytes.len() as u64).ok()?;
@@ -228,6 +229,35 @@ fn bounds_are_marked() {
     assert_eq!(report.summary.blocking_certainty, Certainty::Estimate);
     assert_eq!(report.coverage.polls.upper_bounds, 1);
     assert_eq!(report.coverage.polls.lower_bounds, 1);
+}
+
+/// What is known to be missing makes a lower bound of the sum that it is missing in.
+#[test]
+fn sums_without_what_was_lost_are_lower_bounds() {
+    use Certainty::{Exact, LowerBound};
+    for (counter, blocking, lock_wait) in [
+        (wire::COUNTER_LOST_SAMPLES, Exact, Exact),
+        (wire::COUNTER_LOST_LONG_POLLS, LowerBound, Exact),
+        (wire::COUNTER_POLLS_TOO_DEEP, LowerBound, Exact),
+        (wire::COUNTER_THREADS_NOT_TRACKED, LowerBound, LowerBound),
+        (wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED, Exact, LowerBound),
+        (wire::COUNTER_LOCKS_TOO_DEEP, Exact, LowerBound),
+    ] {
+        let bytes = recording::without_polls(&[(counter, 1)]);
+        let (_, report) = reported(&bytes).expect("a capture");
+        let found = (
+            report.summary.blocking_certainty,
+            report.summary.lock_wait_certainty,
+        );
+        assert_eq!(found, (blocking, lock_wait), "counter {counter}");
+        let sentence = sentence_of(&report, "contended_lock");
+        let at_least = sentence.contains("was waited for at least 25.0 ms");
+        assert_eq!(at_least, lock_wait == LowerBound, "{sentence}");
+    }
+    let lost = recording::without_polls(&[(wire::COUNTER_LOST_LONG_POLLS, 3)]);
+    let (_, report) = reported(&lost).expect("a capture");
+    let notes = report.coverage.notes.join("\n");
+    assert!(notes.contains("--ring-buffer-bytes"), "{notes}");
 }
 
 /// A poll and a wait that both the ring buffer and their threads' records tell of are no two.

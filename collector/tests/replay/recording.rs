@@ -625,6 +625,19 @@ pub fn without_rest() -> Vec<u8> {
     written(|path| drop(begun(path, &records())))
 }
 
+/// Lock waits, but no long poll, and these counters.
+pub fn without_polls(counters: &[(u32, u64)]) -> Vec<u8> {
+    let mut rest = rest();
+    rest.threads.clear();
+    for (counter, value) in counters {
+        rest.counters[*counter as usize] = *value;
+    }
+    written(|path| {
+        let writer = begun(path, &Records::default());
+        writer.finish(&rest).expect("it can be completed");
+    })
+}
+
 /// A recording in which nothing is long.
 pub fn quiet() -> Vec<u8> {
     written(|path| {
