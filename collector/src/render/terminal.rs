@@ -103,11 +103,19 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
 
 fn findings(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if report.findings.is_empty() {
-        return writeln!(
-            out,
-            "\n{}",
-            style.bold("No finding: nothing held the runtime up.")
-        );
+        let doubts = report.doubts();
+        let text = match (doubts.as_slice(), report.summary.long_polls) {
+            ([], 0) => "No finding: nothing held the runtime up.".to_owned(),
+            // All others would be in a finding.
+            ([], _) => {
+                "No finding: the long polls mostly waited for a CPU, together for under 1 % of \
+                        the recording."
+                    .to_owned()
+            }
+            (doubts, _) => format!("Nothing was found, but {}.", doubts.join(", and ")),
+        };
+        writeln!(out)?;
+        return wrapped_in(out, "", "", &text, |line| style.bold(line));
     }
     writeln!(out, "\n{}", style.bold("Findings, most harm first"))?;
     for (n, finding) in report.findings.iter().take(FINDINGS).enumerate() {
@@ -289,12 +297,23 @@ fn cut(text: &str, columns: usize) -> String {
 
 /// Words, filled into lines.
 fn wrapped(out: &mut String, first: &str, next: &str, text: &str) -> fmt::Result {
+    wrapped_in(out, first, next, text, str::to_owned)
+}
+
+/// Words, filled into lines, each of them in a style.
+fn wrapped_in(
+    out: &mut String,
+    first: &str,
+    next: &str,
+    text: &str,
+    styled: impl Fn(&str) -> String,
+) -> fmt::Result {
     let mut line = first.to_owned();
     let mut empty = true;
     for word in text.split_whitespace() {
         let needed = line.chars().count() + usize::from(!empty) + word.chars().count();
         if needed > COLUMNS && !empty {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", styled(&line))?;
             line = next.to_owned();
             empty = true;
         }
@@ -304,7 +323,7 @@ fn wrapped(out: &mut String, first: &str, next: &str, text: &str) -> fmt::Result
         line.push_str(word);
         empty = false;
     }
-    writeln!(out, "{line}")
+    writeln!(out, "{}", styled(&line))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod recording;
 
 use std::path::Path;
 
-use holdup::capture::{self, Capture, EndReason};
+use holdup::capture::{self, Capture, EndReason, Rest};
 use holdup::classify::Rules;
 use holdup::event::Nanos;
 use holdup::render;
@@ -276,6 +276,54 @@ fn a_quiet_recording_has_no_finding() {
     assert_eq!(report.blocking.total, Nanos(0));
     assert_eq!(report.summary.lock_waits, 2);
     assert_exact(&report);
+}
+
+/// That nothing was found says only that nothing was there where all would have been seen.
+#[test]
+fn nothing_found_is_not_nothing_there() {
+    type Change<'a> = &'a dyn Fn(&mut Rest);
+    let told = |change: Change<'_>| {
+        let (_, report) = reported(&recording::quiet_with(change)).expect("a capture");
+        let text = render::terminal(&report, false);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("No finding") || line.starts_with("Nothing was found"));
+        line.expect("a line about findings").to_owned()
+    };
+    assert_eq!(told(&|_| {}), "No finding: nothing held the runtime up.");
+    let counters =
+        |counter: u32, value| move |rest: &mut Rest| rest.counters[counter as usize] = value;
+    let cases: [(Change<'_>, &str); 8] = [
+        (&|rest| rest.probes.clear(), "polls were not probed"),
+        (&|rest| rest.probes[0].attached = 0, "polls were not probed"),
+        (
+            &|rest| rest.probes[0].attached = 1,
+            "only 1 of 2 poll functions were probed",
+        ),
+        (&counters(wire::COUNTER_POLLS, 0), "no poll was seen to end"),
+        (
+            &|rest| rest.end.at.0 = rest.meta.start.0 + 50_000_000,
+            "only 50.0 ms were recorded",
+        ),
+        (
+            &counters(wire::COUNTER_LOST_SAMPLES, 2),
+            "2 events were lost",
+        ),
+        (
+            &counters(wire::COUNTER_THREADS_NOT_TRACKED, 1),
+            "1 thread was not observed",
+        ),
+        (
+            &|rest| {
+                rest.return_sites[0].attached = None;
+                rest.counters[wire::COUNTER_LOST_OTHER as usize] = 1;
+            },
+            "1 event was lost, and 1 poll return site was not probed",
+        ),
+    ];
+    for (change, why) in cases {
+        assert_eq!(told(change), format!("Nothing was found, but {why}."));
+    }
 }
 
 /// Wherever the file is cut, what came before gives a report that adds up, and says that it was cut.
