@@ -11,6 +11,7 @@ mod flames;
 mod groups;
 mod holders;
 mod label;
+mod limits;
 mod locks;
 mod model;
 mod stacks;
@@ -22,6 +23,7 @@ use holdup_probe_ebpf::wire;
 
 pub use flame::{Flame, FlameFrame, FlameStack, FrameKind};
 pub use holders::Told;
+pub use limits::Limits;
 pub use model::*;
 
 pub use crate::correlate::{Activity, Evidence, LockKind};
@@ -35,6 +37,11 @@ use stacks::{Stacks, hex};
 
 /// Makes the report of a capture.
 pub fn build(capture: &Capture, rules: &Rules) -> Report {
+    build_within(capture, rules, &Limits::default())
+}
+
+/// Makes a report that lists no more than this.
+pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report {
     let stacks = Stacks::new(capture, rules);
     let polls = correlate::join(&capture.events).polls;
     let waits = correlate::by_lock(&capture.lock_waits, &capture.events);
@@ -58,15 +65,16 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
         recorded,
         threshold: capture.meta.threshold,
     });
+    let longest = limits.longest(&long_polls);
     let mut listed = locks.stacks.clone();
     listed.extend(
-        polls
+        longest
             .iter()
-            .flat_map(|poll| &poll.shares)
+            .flat_map(|&n| &polls[n].shares)
             .filter_map(|share| share.stack),
     );
     let (stack_table, frames) = stacks.listed(&listed);
-    Report {
+    let mut report = Report {
         schema_version: SCHEMA_VERSION,
         capture: capture_info(capture, recorded),
         summary: summary(
@@ -85,6 +93,7 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
         condvars: locks.condvars,
         stacks: stack_table,
         frames,
+        not_listed: NotListed::default(),
         coverage,
         counters: capture
             .counters
@@ -93,7 +102,9 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
             .collect(),
         blocking,
         lock_wait,
-    }
+    };
+    limits.apply(&mut report, &longest);
+    report
 }
 
 fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {

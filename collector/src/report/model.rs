@@ -30,9 +30,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Where the time of long polls went, most first. They add up to `summary.blocking_ns`.
     pub call_sites: Vec<CallSiteTotals>,
-    /// Every long poll, in the order of their starts.
+    /// The long polls, in the order of their starts; of very many the longest.
     pub long_polls: Vec<LongPollEntry>,
-    /// Every lock that somebody waited for, most waited for first.
+    /// The locks that somebody waited for, most waited for first.
     pub locks: Vec<LockEntry>,
     /// Condvars: waiting there is idling or signalling, never contention.
     pub condvars: Vec<CondvarEntry>,
@@ -43,6 +43,8 @@ pub struct Report {
     pub stacks: BTreeMap<String, Vec<usize>>,
     /// The frames of those stacks, with whole names, each once.
     pub frames: Vec<NamedFrame>,
+    /// What is missing in these lists, because a report of a huge recording would be too large.
+    pub not_listed: NotListed,
     /// What could be observed and what not.
     pub coverage: Coverage,
     /// What the kernel side counted.
@@ -54,6 +56,19 @@ pub struct Report {
     /// Lock wait by lock, operation and stack: drawn, not part of the JSON.
     #[serde(skip)]
     pub lock_wait: Flame,
+}
+
+/// Entries that the report counts, but does not list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotListed {
+    /// Long polls: shorter than those in `long_polls`.
+    pub long_polls: u64,
+    /// Locks: less waited for than those in `locks`.
+    pub locks: u64,
+    /// Condvars: less waited at than those in `condvars`.
+    pub condvars: u64,
+    /// Findings: with less harm than those in `findings`.
+    pub findings: u64,
 }
 
 /// What was recorded.
@@ -404,7 +419,7 @@ pub struct Finding {
     pub longest_ns: Nanos,
     /// Whose line.
     pub call_site: Option<CallSite>,
-    /// Which lock: an address in `locks`.
+    /// Which lock: an address in `locks`, if it is listed there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
     /// Where the lock was released last in at least half of the wait for it: the place to change.
@@ -419,7 +434,7 @@ pub struct Finding {
     /// What those polls were made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anatomy: Option<Anatomy>,
-    /// Those polls: indices in `long_polls`.
+    /// Those polls: indices in `long_polls`, as far as they are listed there; `count` has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub long_polls: Vec<usize>,
 }

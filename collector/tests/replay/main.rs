@@ -12,7 +12,9 @@ use holdup::capture::{self, Capture, EndReason, Rest};
 use holdup::classify::Rules;
 use holdup::event::Nanos;
 use holdup::render;
-use holdup::report::{self, Activity, Certainty, Evidence, FrameKind, LongPollEntry, Report};
+use holdup::report::{
+    self, Activity, Certainty, Evidence, FrameKind, Limits, LongPollEntry, NotListed, Report,
+};
 use holdup_probe_ebpf::wire;
 
 fn reported(bytes: &[u8]) -> Option<(Capture, Report)> {
@@ -204,6 +206,65 @@ fn stacks_begin_at_the_task() {
             "[on-CPU]",
         ]
     );
+}
+
+/// A list that would be too long keeps what weighs most; totals and flamegraphs are those of everything.
+#[test]
+fn long_lists_are_cut_and_totals_are_not() {
+    let bytes = recording::bytes();
+    let capture = capture::parse(bytes.as_slice(), bytes.len() as u64).expect("a capture");
+    let limits = Limits {
+        long_polls: 3,
+        locks: 1,
+        condvars: 0,
+        findings: 4,
+    };
+    let cut = report::build_within(&capture, &Rules::embedded(), &limits);
+    let all = whole();
+    let durations: Vec<u64> = cut
+        .long_polls
+        .iter()
+        .map(|poll| poll.duration_ns.0 / 1_000_000)
+        .collect();
+    assert_eq!(durations, [42, 21, 30]);
+    assert_eq!(
+        cut.not_listed,
+        NotListed {
+            long_polls: 3,
+            locks: 2,
+            condvars: 1,
+            findings: 2
+        }
+    );
+    let note = "Not listed in report.json, but in all totals and flamegraphs, because others weigh more: 3 long \
+                polls, 2 locks, 1 condvar, 2 findings.";
+    assert_eq!(cut.coverage.notes.last().map(String::as_str), Some(note));
+    assert_eq!(cut.summary, all.summary);
+    assert_eq!(cut.blocking, all.blocking);
+    assert_eq!(cut.lock_wait, all.lock_wait);
+    for (finding, whole) in cut.findings.iter().zip(&all.findings) {
+        assert_eq!(finding.sentence, whole.sentence);
+        let polls: Vec<&LongPollEntry> = finding
+            .long_polls
+            .iter()
+            .map(|n| &cut.long_polls[*n])
+            .collect();
+        let expected: Vec<&LongPollEntry> = whole
+            .long_polls
+            .iter()
+            .map(|n| &all.long_polls[*n])
+            .filter(|poll| poll.duration_ns.0 > 20_000_000)
+            .collect();
+        assert_eq!(polls, expected);
+    }
+    for share in cut.long_polls.iter().flat_map(|poll| &poll.shares) {
+        assert!(
+            share
+                .stack
+                .as_ref()
+                .is_none_or(|id| cut.stacks.contains_key(id))
+        );
+    }
 }
 
 /// Bounds are marked as what they are, on each poll and on the total.
