@@ -13,6 +13,8 @@ const COLUMNS: usize = 100;
 const FINDINGS: usize = 10;
 /// Rows of each table.
 const ROWS: usize = 8;
+/// Holders of each lock, where none has most of the wait.
+const HOLDERS: usize = 2;
 
 /// What is emphasised, and how.
 #[derive(Clone, Copy)]
@@ -93,19 +95,28 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     }
     writeln!(
         out,
-        "{} lock waits, {} in total, on any thread",
+        "{} lock waits, {}{} in total, on any thread",
         summary.lock_waits,
+        mark(summary.lock_wait_certainty),
         duration(summary.lock_wait_ns)
     )
 }
 
 fn findings(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if report.findings.is_empty() {
-        return writeln!(
-            out,
-            "\n{}",
-            style.bold("No finding: nothing held the runtime up.")
-        );
+        let doubts = report.doubts();
+        let text = match (doubts.as_slice(), report.summary.long_polls) {
+            ([], 0) => "No finding: nothing held the runtime up.".to_owned(),
+            // All others would be in a finding.
+            ([], _) => {
+                "No finding: the long polls mostly waited for a CPU, together for under 1 % of \
+                        the recording."
+                    .to_owned()
+            }
+            (doubts, _) => format!("Nothing was found, but {}.", doubts.join(", and ")),
+        };
+        writeln!(out)?;
+        return wrapped_in(out, "", "", &text, |line| style.bold(line));
     }
     writeln!(out, "\n{}", style.bold("Findings, most harm first"))?;
     for (n, finding) in report.findings.iter().take(FINDINGS).enumerate() {
@@ -152,7 +163,9 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     writeln!(
         out,
         "{}",
-        style.dim("     total    waits    longest  lock, and who held it most")
+        style.dim(
+            "     total    waits    longest  lock, and who released it last while others waited"
+        )
     )?;
     for lock in report.locks.iter().take(ROWS) {
         writeln!(
@@ -163,10 +176,9 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
             duration(lock.totals.max_ns),
             cut(&shown(&lock.name), COLUMNS - 32),
         )?;
-        let holder = lock.pairs.iter().find_map(|pair| pair.holder.as_ref());
-        if let Some(holder) = holder {
-            let held = format!("held by {}", place(Some(holder)));
-            writeln!(out, "{:32}{}", "", style.dim(&cut(&held, COLUMNS - 32)))?;
+        for (site, percent) in lock.holders.told(HOLDERS).named {
+            let released = format!("{percent:>3}% {}", place(Some(site)));
+            writeln!(out, "{:32}{}", "", style.dim(&cut(&released, COLUMNS - 32)))?;
         }
         if lock.still_waiting.waits > 0 {
             writeln!(
@@ -290,12 +302,23 @@ fn cut(text: &str, columns: usize) -> String {
 
 /// Words, filled into lines.
 fn wrapped(out: &mut String, first: &str, next: &str, text: &str) -> fmt::Result {
+    wrapped_in(out, first, next, text, str::to_owned)
+}
+
+/// Words, filled into lines, each of them in a style.
+fn wrapped_in(
+    out: &mut String,
+    first: &str,
+    next: &str,
+    text: &str,
+    styled: impl Fn(&str) -> String,
+) -> fmt::Result {
     let mut line = first.to_owned();
     let mut empty = true;
     for word in text.split_whitespace() {
         let needed = line.chars().count() + usize::from(!empty) + word.chars().count();
         if needed > COLUMNS && !empty {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", styled(&line))?;
             line = next.to_owned();
             empty = true;
         }
@@ -305,7 +328,7 @@ fn wrapped(out: &mut String, first: &str, next: &str, text: &str) -> fmt::Result
         line.push_str(word);
         empty = false;
     }
-    writeln!(out, "{line}")
+    writeln!(out, "{}", styled(&line))
 }
 
 #[cfg(test)]

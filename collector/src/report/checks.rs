@@ -11,7 +11,7 @@
 
 use super::groups::PollGroup;
 use super::words::{bounded, count, duration, percent};
-use super::{CallSite, Certainty, Finding, LockEntry};
+use super::{CallSite, Certainty, Finding, Holders, LockEntry};
 use crate::classify::Origin;
 use crate::correlate::Activity;
 use crate::event::Nanos;
@@ -22,6 +22,8 @@ pub struct Facts<'a> {
     pub groups: &'a [PollGroup],
     /// Locks.
     pub locks: &'a [LockEntry],
+    /// How good their sums are.
+    pub lock_wait_certainty: Certainty,
     /// How long was recorded.
     pub recorded: Nanos,
     /// What a long poll is.
@@ -65,7 +67,8 @@ fn of_group(check: &dyn Check, group: &PollGroup, sentence: String) -> Finding {
         longest_ns: group.longest,
         call_site: group.call_site.clone(),
         lock: group.lock.map(|(lock, _)| super::stacks::hex(lock.0)),
-        holder: group.holder.clone(),
+        holder: group.holders.main().cloned(),
+        holders: (group.activity == Activity::LockWait).then(|| group.holders.clone()),
         tasks: group.tasks.clone(),
         anatomy: Some(group.anatomy),
         long_polls: group.polls.clone(),
@@ -245,28 +248,25 @@ impl Check for LockWaitOnWorker {
             facts,
             |group| group.activity == Activity::LockWait,
             |group| {
-                let lock = match (&group.lock, &group.call_site) {
-                    (Some((lock, operation)), Some(site)) => format!(
-                        " for the {} at {:#x} (`{}`), wanted in {}",
+                let which = match &group.lock {
+                    Some((lock, operation)) => format!(
+                        "the {} at {:#x}{} (`{}`)",
                         lock_word(*operation),
                         lock.0,
+                        match group.other_locks {
+                            0 => String::new(),
+                            others => format!(" and {}", count(others, "other lock")),
+                        },
                         super::flames::operation_name(*operation),
-                        site_in_words(site)
                     ),
-                    (Some((lock, operation)), None) => {
-                        format!(" for the {} at {:#x}", lock_word(*operation), lock.0)
-                    }
-                    (None, _) => " for a lock that no event names".to_owned(),
+                    None => "a lock that no event names".to_owned(),
                 };
-                let advice = match &group.holder {
-                    Some(holder) => format!(
-                        "It was held by {}: hold it for less time there.",
-                        site_in_words(holder)
-                    ),
-                    None => "Who held it was not seen.".to_owned(),
-                };
+                let wanted = group.call_site.as_ref().map_or_else(String::new, |site| {
+                    format!(", wanted in {}", site_in_words(site))
+                });
+                let holders = released_by(&group.holders, "that wait");
                 format!(
-                    "{}: {} waiting{lock}. {advice}",
+                    "{}: {} waiting for {which}{wanted}. {holders}",
                     blocked(group),
                     share_of(group)
                 )
@@ -358,12 +358,12 @@ struct ContendedLock;
 
 impl ContendedLock {
     /// The harm of a lock is what was waited for it, by anybody, worker or not.
-    fn sentence(lock: &LockEntry) -> String {
+    fn sentence(lock: &LockEntry, certainty: Certainty) -> String {
         let mut parts = Vec::new();
         if lock.totals.waits > 0 {
             parts.push(format!(
                 "was waited for {} in {} (longest {})",
-                duration(lock.totals.total_ns),
+                bounded(lock.totals.total_ns, certainty),
                 count(lock.totals.waits, "wait"),
                 duration(lock.totals.max_ns)
             ));
@@ -379,7 +379,11 @@ impl ContendedLock {
             0 | 1 => String::new(),
             places => format!(" (and at {})", count(places - 1, "other place")),
         };
-        let holder = held_by(lock);
+        let holder = match (lock.totals.waits, lock.still_waiting.waits) {
+            (0, _) => "Who holds it was not seen.".to_owned(),
+            (_, 0) => released_by(&lock.holders, "that time"),
+            _ => released_by(&lock.holders, "the waits that ended"),
+        };
         format!(
             "The {}{elsewhere} {} [{}]. {holder}",
             lock.name,
@@ -389,37 +393,42 @@ impl ContendedLock {
     }
 }
 
-/// Who held a lock while others waited: the place with most of that time, the others, and what was not seen.
-fn held_by(lock: &LockEntry) -> String {
-    let mut held: Vec<(&CallSite, Nanos)> = Vec::new();
-    for pair in &lock.pairs {
-        let Some(holder) = &pair.holder else { continue };
-        let same = |site: &CallSite| site.own_frame().label == holder.own_frame().label;
-        match held.iter_mut().find(|(site, _)| same(site)) {
-            Some((_, time)) => *time += pair.totals.total_ns,
-            None => held.push((holder, pair.totals.total_ns)),
-        }
+/// Where no release was seen during a wait, one of these is why.
+const UNSEEN: &str = "nobody was parked, or the unlock was not probed";
+
+/// Most places that are named where none of them is to blame alone.
+const PLACES: usize = 3;
+
+/// Who released a lock last in the waits for it, for what share of `of_what`, and what to do.
+fn released_by(holders: &Holders, of_what: &str) -> String {
+    let told = holders.told(PLACES);
+    if told.named.is_empty() {
+        return format!("Who held it was not seen ({UNSEEN}).");
     }
-    held.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
-    let Some(((most, time), others)) = held.split_first() else {
-        return "Who held it was not seen.".to_owned();
+    let mut sentence = "It was last released".to_owned();
+    for (n, (site, percent)) in told.named.iter().enumerate() {
+        let (comma, of) = match n {
+            0 => ("", format!(" of {of_what}")),
+            _ => (",", String::new()),
+        };
+        let site = site_in_words(site);
+        sentence.push_str(&format!("{comma} by {site} for {percent} %{of}"));
+    }
+    let (places, percent) = told.others;
+    if places > 0 {
+        let places = count(places, "other place");
+        sentence.push_str(&format!(", by {places} for {percent} %"));
+    }
+    let advice = match (holders.main(), told.named.len()) {
+        (Some(_), _) => "hold it for less time there",
+        (None, 1) => "look there first",
+        (None, _) => "no place alone is to blame, so each should hold it for less time",
     };
-    let total = lock.totals.total_ns;
-    let by_others: Nanos = others.iter().map(|(_, time)| *time).sum();
-    let unseen = total.saturating_sub(*time + by_others);
-    let mut rest = String::new();
-    if by_others > Nanos::ZERO {
-        let places = count(others.len() as u64, "other place");
-        rest = format!(", by {places} for {}", percent(by_others, total));
-    }
-    if unseen > Nanos::ZERO {
-        rest.push_str(&format!(", unseen for {}", percent(unseen, total)));
-    }
-    format!(
-        "It was held by {} for {} of that{rest}: hold it for less time there.",
-        site_in_words(most),
-        percent(*time, total)
-    )
+    let unseen = match told.unseen {
+        0 => String::new(),
+        percent => format!(" For {percent} % no release was seen ({UNSEEN})."),
+    };
+    format!("{sentence}: {advice}.{unseen}")
 }
 
 impl Check for ContendedLock {
@@ -444,23 +453,65 @@ impl Check for ContendedLock {
             })
             .map(|lock| Finding {
                 check: self.name().to_owned(),
-                sentence: Self::sentence(lock),
+                sentence: Self::sentence(lock, facts.lock_wait_certainty),
                 explanation: self.summary().to_owned(),
                 harm_ns: lock.totals.total_ns + lock.still_waiting.at_least_ns,
                 certainty: if lock.still_waiting.waits > 0 {
                     Certainty::LowerBound
                 } else {
-                    Certainty::Exact
+                    facts.lock_wait_certainty
                 },
                 count: lock.totals.waits + lock.still_waiting.waits,
                 longest_ns: lock.totals.max_ns,
                 call_site: lock.acquired_at.clone(),
                 lock: Some(lock.address.clone()),
-                holder: lock.pairs.iter().find_map(|pair| pair.holder.clone()),
+                holder: lock.holders.main().cloned(),
+                holders: Some(lock.holders.clone()),
                 tasks: Vec::new(),
                 anatomy: None,
                 long_polls: Vec::new(),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::holders::HolderSum;
+    use super::super::holders::tests::site;
+    use super::*;
+
+    /// A place is called the one to change only when it has half of the wait; the numbers add up to 100.
+    #[test]
+    fn holders_in_words() {
+        let said = |shares: &[(&str, u64)], unseen| {
+            let mut sum = HolderSum::default();
+            for (function, time) in shares {
+                sum.add(Some(site(function, 1)), 1, Nanos(*time));
+            }
+            sum.add(None, 1, Nanos(unseen));
+            released_by(&sum.finish(), "that time")
+        };
+        assert_eq!(
+            said(&[("app::a", 50), ("app::b", 30), ("app::c", 20)], 0),
+            "It was last released by `app::a` at src/lib.rs:1 for 50 % of that time, by 2 other places for 50 %: \
+             hold it for less time there."
+        );
+        assert_eq!(
+            said(&[("app::a", 38), ("app::b", 32), ("app::c", 10)], 20),
+            "It was last released by `app::a` at src/lib.rs:1 for 38 % of that time, by `app::b` at \
+             src/lib.rs:1 for 32 %, by `app::c` at src/lib.rs:1 for 10 %: no place alone is to blame, so each \
+             should hold it for less time. For 20 % no release was seen (nobody was parked, or the unlock was \
+             not probed)."
+        );
+        assert_eq!(
+            said(&[("app::a", 5)], 95),
+            "It was last released by `app::a` at src/lib.rs:1 for 5 % of that time: look there first. For 95 % \
+             no release was seen (nobody was parked, or the unlock was not probed)."
+        );
+        assert_eq!(
+            said(&[], 95),
+            "Who held it was not seen (nobody was parked, or the unlock was not probed)."
+        );
     }
 }

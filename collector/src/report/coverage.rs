@@ -7,11 +7,82 @@ use holdup_probe_ebpf::wire;
 
 use super::stacks::{NamedStack, Stacks};
 use super::words::{count, duration, percent};
-use super::{Coverage, Lost, PollCoverage, StackCoverage};
+use super::{Certainty, Coverage, Lost, PollCoverage, Report, StackCoverage};
 use crate::capture::Capture;
 use crate::correlate::PollAnatomy;
 use crate::event::{Exactness, Nanos};
 use crate::symbolize::SymbolTable;
+
+/// In less time than this a program may not have done anything yet.
+const SHORTEST_RECORDING: Nanos = Nanos(100_000_000);
+
+impl Report {
+    /// Why it does not follow that there was nothing, if nothing was found. Each is half a sentence.
+    pub fn doubts(&self) -> Vec<String> {
+        let coverage = &self.coverage;
+        let mut doubts = Vec::new();
+        if coverage.cut.is_some() {
+            doubts.push("the capture is cut off".to_owned());
+        }
+        let polls = coverage.probes.iter().find(|family| family.name == "polls");
+        match polls.map(|family| (family.attached, family.found)) {
+            None if coverage.cut.is_some() => {}
+            None | Some((0, _)) => doubts.push("polls were not probed".to_owned()),
+            Some((attached, found)) if attached < found => doubts.push(format!(
+                "only {attached} of {found} poll functions were probed"
+            )),
+            Some(_) if self.summary.polls == 0 && coverage.cut.is_none() => {
+                doubts.push("no poll was seen to end".to_owned());
+            }
+            Some(_) => {}
+        }
+        let recorded = self.capture.duration_ns;
+        if recorded < SHORTEST_RECORDING.max(self.capture.threshold_ns) {
+            doubts.push(format!("only {} were recorded", duration(recorded)));
+        }
+        let Lost {
+            long_polls,
+            long_poll_ns: _,
+            samples,
+            off_cpu,
+            lock_waits,
+            other,
+        } = coverage.lost;
+        let lost = [long_polls, samples, off_cpu, lock_waits, other]
+            .into_iter()
+            .fold(0, u64::saturating_add);
+        for (times, what, fate) in [
+            (lost, "event", "lost"),
+            (
+                coverage
+                    .undecoded
+                    .values()
+                    .copied()
+                    .fold(0, u64::saturating_add),
+                "record",
+                "not understood",
+            ),
+            (coverage.threads_not_tracked, "thread", "not observed"),
+            (coverage.polls.too_deep, "poll", "nested too deep"),
+            (
+                coverage.lock_waits_not_aggregated,
+                "lock wait",
+                "not counted",
+            ),
+            (
+                coverage.polls.return_sites_unwatched,
+                "poll return site",
+                "not probed",
+            ),
+        ] {
+            if times > 0 {
+                let were = if times == 1 { "was" } else { "were" };
+                doubts.push(format!("{} {were} {fate}", count(times, what)));
+            }
+        }
+        doubts
+    }
+}
 
 impl Coverage {
     /// Of a capture with these long polls.
@@ -39,6 +110,24 @@ impl Coverage {
         };
         coverage.notes = coverage.notes(polls.len());
         coverage
+    }
+
+    /// How good a sum of all long polls can be: at least so much, if there are some that are not in it.
+    pub(super) fn of_blocking(&self) -> Certainty {
+        self.at_least_if(self.lost.long_polls > 0 || self.polls.too_deep > 0)
+    }
+
+    /// The same of lock waits.
+    pub(super) fn of_lock_wait(&self) -> Certainty {
+        self.at_least_if(self.lock_waits_not_aggregated > 0 || self.lock_waits_too_deep > 0)
+    }
+
+    fn at_least_if(&self, missing: bool) -> Certainty {
+        if missing || self.threads_not_tracked > 0 || self.cut.is_some() {
+            Certainty::LowerBound
+        } else {
+            Certainty::Exact
+        }
     }
 
     fn notes(&self, long_polls: usize) -> Vec<String> {
@@ -158,7 +247,7 @@ impl Coverage {
         if self.lost.long_polls > 0 {
             notes.push(format!(
                 "{} of {} long polls did not fit into the ring buffer: {} of runtime-blocking time is missing \
-                 in all totals; record with a larger ring buffer.",
+                 in all totals; record with a larger `--ring-buffer-bytes`.",
                 self.lost.long_polls,
                 self.lost.long_polls.saturating_add(long_polls as u64),
                 duration(self.lost.long_poll_ns)

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::holders::HolderSum;
+use super::locks::site_of_lock;
 use super::stacks::{SiteKey, Stacks, call_site, called_by_site};
-use super::{Anatomy, CallSite, CallSiteTotals, Certainty, LongPollEntry, TaskShare};
+use super::{Anatomy, CallSite, CallSiteTotals, Certainty, Holders, LongPollEntry, TaskShare};
 use crate::correlate::{Activity, PollAnatomy};
 use crate::event::{LockAddr, LockOperation, Nanos, SiteId, StackId};
 
@@ -20,8 +22,10 @@ pub struct PollGroup {
     pub calls: Option<String>,
     /// The lock with the most wait in these polls.
     pub lock: Option<(LockAddr, LockOperation)>,
-    /// Where that lock's holder released it.
-    pub holder: Option<CallSite>,
+    /// How many other locks were waited for in them.
+    pub other_locks: u64,
+    /// Who released these locks last, of all lock wait in these polls.
+    pub holders: Holders,
     /// Indices of the polls.
     pub polls: Vec<usize>,
     /// Their summed duration.
@@ -130,7 +134,8 @@ fn summed(
         call_site: None,
         calls: None,
         lock: None,
-        holder: None,
+        other_locks: 0,
+        holders: Holders::default(),
         polls: Vec::new(),
         total: Nanos::ZERO,
         certainty: Certainty::Exact,
@@ -142,7 +147,7 @@ fn summed(
         tasks: Vec::new(),
     };
     let (mut lines, mut calls) = (Heaviest::new(), Heaviest::new());
-    let (mut locks, mut holders) = (Heaviest::new(), Heaviest::new());
+    let (mut locks, mut holders) = (Heaviest::new(), HolderSum::default());
     let mut tasks: BTreeMap<&str, (u64, Nanos)> = BTreeMap::new();
     for &n in &members {
         let (anatomy, entry) = (&polls[n], &entries[n]);
@@ -163,12 +168,10 @@ fn summed(
             }
             if let Some(lock) = share.lock {
                 locks.add(lock, lock, share.time);
-                if let Some(holder) = stacks
-                    .get(share.holder_stack)
-                    .and_then(|stack| call_site(stack.of_poll(None)))
-                {
-                    holders.add(SiteKey::new(&holder), holder, share.time);
-                }
+            }
+            if share.activity == Activity::LockWait {
+                let holder = stacks.get(share.holder_stack).and_then(site_of_lock);
+                holders.add(holder, share.events, share.time);
             }
             let Some(stack) = stacks.get(share.stack) else {
                 continue;
@@ -194,8 +197,9 @@ fn summed(
     }
     group.call_site = lines.take();
     group.calls = calls.take();
+    group.other_locks = (locks.0.len() as u64).saturating_sub(1);
     group.lock = locks.take();
-    group.holder = holders.take();
+    group.holders = holders.finish();
     group.tasks = tasks
         .into_iter()
         .map(|(name, (polls, total_ns))| TaskShare {

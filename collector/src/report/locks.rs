@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::flames::LockNames;
+use super::holders::HolderSum;
 use super::stacks::{NamedStack, SiteKey, Stacks, call_site, hex};
 use super::{CallSite, CondvarEntry, LockEntry, LockPair, StillWaiting, WaitTotals};
 use crate::classify::Origin;
@@ -67,6 +68,11 @@ fn lock_entry(
     for wait in &waits.still_waiting {
         places.add(stacks, wait.waiter_stack, wait.end.since(wait.start));
     }
+    let mut holders = HolderSum::default();
+    for entry in &waits.ended {
+        let holder = stacks.get(entry.holder_stack).and_then(site_of_lock);
+        holders.add(holder, entry.count, entry.total);
+    }
     let acquired_from = places.0.len() as u64;
     let acquired_at = places.heaviest();
     LockEntry {
@@ -90,6 +96,7 @@ fn lock_entry(
                 .map(|wait| wait.end.since(wait.start))
                 .sum(),
         },
+        holders: holders.finish(),
         pairs: pairs(waits, stacks, named),
     }
 }
@@ -107,8 +114,8 @@ fn lock_name(kind: LockKind, acquired_at: Option<&CallSite>) -> String {
     }
 }
 
-/// Where a lock was wanted: the innermost frame that is neither a lock's nor std's.
-fn waiter_site(stack: &NamedStack) -> Option<CallSite> {
+/// Where a lock was wanted or released: the innermost frame that is neither a lock's nor std's.
+pub fn site_of_lock(stack: &NamedStack) -> Option<CallSite> {
     let frames = stack.of_poll(None);
     let outside = frames
         .iter()
@@ -125,7 +132,7 @@ struct Places(BTreeMap<SiteKey, Lines>);
 
 impl Places {
     fn add(&mut self, stacks: &Stacks, stack: Option<StackId>, time: Nanos) {
-        let Some(site) = stacks.get(stack).and_then(waiter_site) else {
+        let Some(site) = stacks.get(stack).and_then(site_of_lock) else {
             return;
         };
         let line = (site.frame.file.clone(), site.frame.line);
@@ -163,7 +170,7 @@ struct Pair {
 fn pairs(waits: &LockWaits<'_>, stacks: &Stacks, named: &mut BTreeSet<StackId>) -> Vec<LockPair> {
     let mut pairs: BTreeMap<(LockOperation, Option<SiteKey>, Option<SiteKey>), Pair> =
         BTreeMap::new();
-    let site = |stack| stacks.get(stack).and_then(waiter_site);
+    let site = |stack| stacks.get(stack).and_then(site_of_lock);
     for entry in &waits.ended {
         let (waiter, holder) = (site(entry.waiter_stack), site(entry.holder_stack));
         let key = (

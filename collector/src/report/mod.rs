@@ -9,7 +9,9 @@ mod coverage;
 mod flame;
 mod flames;
 mod groups;
+mod holders;
 mod label;
+mod limits;
 mod locks;
 mod model;
 mod stacks;
@@ -20,6 +22,8 @@ use std::collections::BTreeMap;
 use holdup_probe_ebpf::wire;
 
 pub use flame::{Flame, FlameFrame, FlameStack, FrameKind};
+pub use holders::Told;
+pub use limits::Limits;
 pub use model::*;
 
 pub use crate::correlate::{Activity, Evidence, LockKind};
@@ -33,6 +37,11 @@ use stacks::{Stacks, hex};
 
 /// Makes the report of a capture.
 pub fn build(capture: &Capture, rules: &Rules) -> Report {
+    build_within(capture, rules, &Limits::default())
+}
+
+/// Makes a report that lists no more than this.
+pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report {
     let stacks = Stacks::new(capture, rules);
     let polls = correlate::join(&capture.events).polls;
     let waits = correlate::by_lock(&capture.lock_waits, &capture.events);
@@ -48,24 +57,34 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
     );
     let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
     let recorded = capture.end.at.since(capture.meta.start);
+    let coverage = Coverage::new(capture, &polls, &stacks);
     let findings = checks::findings(&checks::Facts {
         groups: &groups,
         locks: &locks.entries,
+        lock_wait_certainty: coverage.of_lock_wait(),
         recorded,
         threshold: capture.meta.threshold,
     });
+    let longest = limits.longest(&long_polls);
     let mut listed = locks.stacks.clone();
     listed.extend(
-        polls
+        longest
             .iter()
-            .flat_map(|poll| &poll.shares)
+            .flat_map(|&n| &polls[n].shares)
             .filter_map(|share| share.stack),
     );
     let (stack_table, frames) = stacks.listed(&listed);
-    Report {
+    let mut report = Report {
         schema_version: SCHEMA_VERSION,
         capture: capture_info(capture, recorded),
-        summary: summary(capture, &long_polls, &locks, &blocking, &lock_wait),
+        summary: summary(
+            capture,
+            &coverage,
+            &long_polls,
+            &locks,
+            &blocking,
+            &lock_wait,
+        ),
         findings,
         call_sites: groups::call_sites(&polls, &stacks),
         poll_sites: poll_sites(capture, &long_polls),
@@ -74,7 +93,8 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
         condvars: locks.condvars,
         stacks: stack_table,
         frames,
-        coverage: Coverage::new(capture, &polls, &stacks),
+        not_listed: NotListed::default(),
+        coverage,
         counters: capture
             .counters
             .iter()
@@ -82,7 +102,9 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
             .collect(),
         blocking,
         lock_wait,
-    }
+    };
+    limits.apply(&mut report, &longest);
+    report
 }
 
 fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {
@@ -110,6 +132,7 @@ fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {
 
 fn summary(
     capture: &Capture,
+    coverage: &Coverage,
     long_polls: &[LongPollEntry],
     locks: &Locks,
     blocking: &Flame,
@@ -123,7 +146,8 @@ fn summary(
         polls: capture.counters.get(wire::COUNTER_POLLS),
         long_polls: long_polls.len() as u64,
         blocking_ns: long_polls.iter().map(|poll| poll.duration_ns).sum(),
-        blocking_certainty: Certainty::of_all(long_polls.iter().map(|poll| poll.certainty)),
+        blocking_certainty: Certainty::of_all(long_polls.iter().map(|poll| poll.certainty))
+            .and(coverage.of_blocking()),
         longest_ns: long_polls
             .iter()
             .map(|poll| poll.duration_ns)
@@ -133,6 +157,7 @@ fn summary(
         blocking_flame_ns: blocking.stacks.iter().map(|stack| stack.value).sum(),
         lock_waits: locks.entries.iter().map(|lock| lock.totals.waits).sum(),
         lock_wait_ns: locks.entries.iter().map(|lock| lock.totals.total_ns).sum(),
+        lock_wait_certainty: coverage.of_lock_wait(),
         lock_wait_flame_ns: lock_wait.stacks.iter().map(|stack| stack.value).sum(),
     }
 }

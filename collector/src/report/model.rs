@@ -30,9 +30,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Where the time of long polls went, most first. They add up to `summary.blocking_ns`.
     pub call_sites: Vec<CallSiteTotals>,
-    /// Every long poll, in the order of their starts.
+    /// The long polls, in the order of their starts; of very many the longest.
     pub long_polls: Vec<LongPollEntry>,
-    /// Every lock that somebody waited for, most waited for first.
+    /// The locks that somebody waited for, most waited for first.
     pub locks: Vec<LockEntry>,
     /// Condvars: waiting there is idling or signalling, never contention.
     pub condvars: Vec<CondvarEntry>,
@@ -43,6 +43,8 @@ pub struct Report {
     pub stacks: BTreeMap<String, Vec<usize>>,
     /// The frames of those stacks, with whole names, each once.
     pub frames: Vec<NamedFrame>,
+    /// What is missing in these lists, because a report of a huge recording would be too large.
+    pub not_listed: NotListed,
     /// What could be observed and what not.
     pub coverage: Coverage,
     /// What the kernel side counted.
@@ -54,6 +56,19 @@ pub struct Report {
     /// Lock wait by lock, operation and stack: drawn, not part of the JSON.
     #[serde(skip)]
     pub lock_wait: Flame,
+}
+
+/// Entries that the report counts, but does not list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotListed {
+    /// Long polls: shorter than those in `long_polls`.
+    pub long_polls: u64,
+    /// Locks: less waited for than those in `locks`.
+    pub locks: u64,
+    /// Condvars: less waited at than those in `condvars`.
+    pub condvars: u64,
+    /// Findings: with less harm than those in `findings`.
+    pub findings: u64,
 }
 
 /// What was recorded.
@@ -101,7 +116,7 @@ pub struct CaptureInfo {
 pub enum Certainty {
     /// Measured from end to end.
     Exact,
-    /// It is at least this: something in it was still under way when the recording ended.
+    /// It is at least this: something in it was still under way when the recording ended, or is missing.
     LowerBound,
     /// It is at most this: the end of something in it was not seen.
     UpperBound,
@@ -130,6 +145,8 @@ pub struct Summary {
     pub lock_waits: u64,
     /// Their summed duration.
     pub lock_wait_ns: Nanos,
+    /// How good these two are.
+    pub lock_wait_certainty: Certainty,
     /// Total of the flamegraph of lock wait, summed over its stacks. It is more than `lock_wait_ns` by the
     /// waits that were still under way at the end.
     pub lock_wait_flame_ns: Nanos,
@@ -292,8 +309,33 @@ pub struct LockEntry {
     pub operations: BTreeMap<LockOperation, WaitTotals>,
     /// Waits that had not ended when the recording did.
     pub still_waiting: StillWaiting,
+    /// Who released it last while others waited.
+    pub holders: Holders,
     /// Who waited for whom, most first.
     pub pairs: Vec<LockPair>,
+}
+
+/// Who released a lock last in the waits for it. Several can have held it during one wait, of which only the last
+/// one is seen. The shares add up to the waits that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    /// By function, most wait first.
+    pub seen: Vec<HolderShare>,
+    /// Waits during which no release was seen: nobody was parked, or the unlock was not probed.
+    pub unseen_waits: u64,
+    /// Their summed duration.
+    pub unseen_ns: Nanos,
+}
+
+/// The waits that ended with a release by one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderShare {
+    /// Where, by most wait.
+    pub call_site: CallSite,
+    /// How many.
+    pub waits: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
 }
 
 /// Waits under way at the end.
@@ -312,14 +354,14 @@ pub struct LockPair {
     pub operation: LockOperation,
     /// Where it was waited.
     pub waiter: Option<CallSite>,
-    /// Where the holder released it; None when no slow unlock was seen during the wait.
+    /// Where it was released last; None when no slow unlock was seen during the wait.
     pub holder: Option<CallSite>,
     /// The waits that ended.
     #[serde(flatten)]
     pub totals: WaitTotals,
     /// The stack with most of the wait.
     pub waiter_stack: Option<String>,
-    /// The holder's stack with most of the wait.
+    /// The stack of that release with most of the wait.
     pub holder_stack: Option<String>,
 }
 
@@ -377,19 +419,22 @@ pub struct Finding {
     pub longest_ns: Nanos,
     /// Whose line.
     pub call_site: Option<CallSite>,
-    /// Which lock: an address in `locks`.
+    /// Which lock: an address in `locks`, if it is listed there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
-    /// Where the lock's holder released it.
+    /// Where the lock was released last in at least half of the wait for it: the place to change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<CallSite>,
+    /// Who released the lock last in which share of the wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders: Option<Holders>,
     /// Whose polls, most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskShare>,
     /// What those polls were made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anatomy: Option<Anatomy>,
-    /// Those polls: indices in `long_polls`.
+    /// Those polls: indices in `long_polls`, as far as they are listed there; `count` has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub long_polls: Vec<usize>,
 }

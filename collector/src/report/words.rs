@@ -45,6 +45,36 @@ fn whole_percent(part: Nanos, whole: Nanos) -> u64 {
     percent as u64
 }
 
+/// The parts of a whole in per cent, which add up to 100; to 0 if there is nothing. What is there at all has
+/// at least 1, so that only a part that is everything has 100.
+pub fn percents(parts: &[Nanos]) -> Vec<u64> {
+    let whole: u128 = parts.iter().map(|part| u128::from(part.0)).sum();
+    if whole == 0 {
+        return vec![0; parts.len()];
+    }
+    let exact = |part: Nanos| u128::from(part.0) * 100;
+    let mut percents: Vec<u64> = parts
+        .iter()
+        .map(|part| match (exact(*part) / whole) as u64 {
+            0 if *part > Nanos::ZERO => 1,
+            percent => percent,
+        })
+        .collect();
+    let mut by_remainder: Vec<usize> = (0..parts.len()).collect();
+    by_remainder.sort_by_key(|&n| std::cmp::Reverse(exact(parts[n]) % whole));
+    // Rounding down left too little ...
+    let given: u64 = percents.iter().sum();
+    let missing = 100u64.saturating_sub(given) as usize;
+    for n in by_remainder.into_iter().take(missing) {
+        percents[n] += 1;
+    }
+    // ... or the ones that were rounded up from nothing too much, which the largest can spare.
+    if let Some(largest) = percents.iter_mut().max() {
+        *largest = largest.saturating_sub(given.saturating_sub(100));
+    }
+    percents
+}
+
 /// `1 poll`, `2 polls`.
 pub fn count(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
@@ -100,6 +130,19 @@ mod tests {
         assert_eq!(percent(Nanos(1), Nanos(1000)), "under 1 %");
         assert_eq!(percent(Nanos(0), Nanos(1000)), "0 %");
         assert_eq!(percent(Nanos(0), Nanos(0)), "0 %");
+    }
+
+    /// Parts add up to 100, and nothing that is there is left out.
+    #[test]
+    fn percentages_of_parts() {
+        let of = |parts: &[u64]| percents(&parts.iter().copied().map(Nanos).collect::<Vec<_>>());
+        assert_eq!(of(&[1, 1, 1]), [34, 33, 33]);
+        assert_eq!(of(&[5, 0]), [100, 0]);
+        assert_eq!(of(&[99_999, 1]), [99, 1]);
+        assert_eq!(of(&[1, 999_996, 1, 1, 1]), [1, 96, 1, 1, 1]);
+        assert_eq!(of(&[506, 494]), [51, 49]);
+        assert_eq!(of(&[0, 0]), [0, 0]);
+        assert_eq!(of(&[u64::MAX, u64::MAX]), [50, 50]);
     }
 
     /// A sum is as good as its worst part; bounds in both directions leave an estimate.

@@ -8,11 +8,14 @@ mod recording;
 
 use std::path::Path;
 
-use holdup::capture::{self, Capture, EndReason};
+use holdup::capture::{self, Capture, EndReason, Rest};
 use holdup::classify::Rules;
 use holdup::event::Nanos;
 use holdup::render;
-use holdup::report::{self, Activity, Certainty, Evidence, FrameKind, LongPollEntry, Report};
+use holdup::report::{
+    self, Activity, Certainty, Evidence, FrameKind, Limits, LongPollEntry, NotListed, Report,
+};
+use holdup_probe_ebpf::wire;
 
 fn reported(bytes: &[u8]) -> Option<(Capture, Report)> {
     let capture = capture::parse(bytes, bytes.len() as u64).ok()?;
@@ -134,8 +137,8 @@ fn what_a_person_is_told() {
     assert_eq!(
         sentence_of(&report, "lock_wait_on_worker"),
         "`async block in app::main` blocked its worker for 21.0 ms in one poll: 95 % waiting for the Mutex at \
-         0x7f0000001000 (`lock`), wanted in `app::state::update` at app/src/state.rs:88. It was held by \
-         `app::state::rebuild` at app/src/state.rs:120: hold it for less time there."
+         0x7f0000001000 (`lock`), wanted in `app::state::update` at app/src/state.rs:88. It was last \
+         released by `app::state::rebuild` at app/src/state.rs:120 for 100 % of that wait: hold it for less time there."
     );
     assert_eq!(
         sentence_of(&report, "sleep_on_worker"),
@@ -146,8 +149,9 @@ fn what_a_person_is_told() {
     assert_eq!(
         sentence_of(&report, "contended_lock"),
         "The Mutex locked at app::state::update (app/src/state.rs:88) was waited for 25.0 ms in 11 waits \
-         (longest 20.0 ms) [0x7f0000001000]. It was held by `app::state::rebuild` at app/src/state.rs:120 for \
-         80 % of that, unseen for 20 %: hold it for less time there."
+         (longest 20.0 ms) [0x7f0000001000]. It was last released by `app::state::rebuild` at \
+         app/src/state.rs:120 for 80 % of that time: hold it for less time there. For 20 % no release was seen \
+         (nobody was parked, or the unlock was not probed)."
     );
     // One is still waited for at the end. The RwLock was waited for too, but never for long, and the condvar is
     // no contention.
@@ -204,6 +208,65 @@ fn stacks_begin_at_the_task() {
     );
 }
 
+/// A list that would be too long keeps what weighs most; totals and flamegraphs are those of everything.
+#[test]
+fn long_lists_are_cut_and_totals_are_not() {
+    let bytes = recording::bytes();
+    let capture = capture::parse(bytes.as_slice(), bytes.len() as u64).expect("a capture");
+    let limits = Limits {
+        long_polls: 3,
+        locks: 1,
+        condvars: 0,
+        findings: 4,
+    };
+    let cut = report::build_within(&capture, &Rules::embedded(), &limits);
+    let all = whole();
+    let durations: Vec<u64> = cut
+        .long_polls
+        .iter()
+        .map(|poll| poll.duration_ns.0 / 1_000_000)
+        .collect();
+    assert_eq!(durations, [42, 21, 30]);
+    assert_eq!(
+        cut.not_listed,
+        NotListed {
+            long_polls: 3,
+            locks: 2,
+            condvars: 1,
+            findings: 2
+        }
+    );
+    let note = "Not listed in report.json, but in all totals and flamegraphs, because others weigh more: 3 long \
+                polls, 2 locks, 1 condvar, 2 findings.";
+    assert_eq!(cut.coverage.notes.last().map(String::as_str), Some(note));
+    assert_eq!(cut.summary, all.summary);
+    assert_eq!(cut.blocking, all.blocking);
+    assert_eq!(cut.lock_wait, all.lock_wait);
+    for (finding, whole) in cut.findings.iter().zip(&all.findings) {
+        assert_eq!(finding.sentence, whole.sentence);
+        let polls: Vec<&LongPollEntry> = finding
+            .long_polls
+            .iter()
+            .map(|n| &cut.long_polls[*n])
+            .collect();
+        let expected: Vec<&LongPollEntry> = whole
+            .long_polls
+            .iter()
+            .map(|n| &all.long_polls[*n])
+            .filter(|poll| poll.duration_ns.0 > 20_000_000)
+            .collect();
+        assert_eq!(polls, expected);
+    }
+    for share in cut.long_polls.iter().flat_map(|poll| &poll.shares) {
+        assert!(
+            share
+                .stack
+                .as_ref()
+                .is_none_or(|id| cut.stacks.contains_key(id))
+        );
+    }
+}
+
 /// Bounds are marked as what they are, on each poll and on the total.
 #[test]
 fn bounds_are_marked() {
@@ -229,6 +292,35 @@ fn bounds_are_marked() {
     assert_eq!(report.coverage.polls.lower_bounds, 1);
 }
 
+/// What is known to be missing makes a lower bound of the sum that it is missing in.
+#[test]
+fn sums_without_what_was_lost_are_lower_bounds() {
+    use Certainty::{Exact, LowerBound};
+    for (counter, blocking, lock_wait) in [
+        (wire::COUNTER_LOST_SAMPLES, Exact, Exact),
+        (wire::COUNTER_LOST_LONG_POLLS, LowerBound, Exact),
+        (wire::COUNTER_POLLS_TOO_DEEP, LowerBound, Exact),
+        (wire::COUNTER_THREADS_NOT_TRACKED, LowerBound, LowerBound),
+        (wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED, Exact, LowerBound),
+        (wire::COUNTER_LOCKS_TOO_DEEP, Exact, LowerBound),
+    ] {
+        let bytes = recording::without_polls(&[(counter, 1)]);
+        let (_, report) = reported(&bytes).expect("a capture");
+        let found = (
+            report.summary.blocking_certainty,
+            report.summary.lock_wait_certainty,
+        );
+        assert_eq!(found, (blocking, lock_wait), "counter {counter}");
+        let sentence = sentence_of(&report, "contended_lock");
+        let at_least = sentence.contains("was waited for at least 25.0 ms");
+        assert_eq!(at_least, lock_wait == LowerBound, "{sentence}");
+    }
+    let lost = recording::without_polls(&[(wire::COUNTER_LOST_LONG_POLLS, 3)]);
+    let (_, report) = reported(&lost).expect("a capture");
+    let notes = report.coverage.notes.join("\n");
+    assert!(notes.contains("--ring-buffer-bytes"), "{notes}");
+}
+
 /// A poll and a wait that both the ring buffer and their threads' records tell of are no two.
 #[test]
 fn what_is_told_twice_counts_once() {
@@ -245,6 +337,54 @@ fn a_quiet_recording_has_no_finding() {
     assert_eq!(report.blocking.total, Nanos(0));
     assert_eq!(report.summary.lock_waits, 2);
     assert_exact(&report);
+}
+
+/// That nothing was found says only that nothing was there where all would have been seen.
+#[test]
+fn nothing_found_is_not_nothing_there() {
+    type Change<'a> = &'a dyn Fn(&mut Rest);
+    let told = |change: Change<'_>| {
+        let (_, report) = reported(&recording::quiet_with(change)).expect("a capture");
+        let text = render::terminal(&report, false);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("No finding") || line.starts_with("Nothing was found"));
+        line.expect("a line about findings").to_owned()
+    };
+    assert_eq!(told(&|_| {}), "No finding: nothing held the runtime up.");
+    let counters =
+        |counter: u32, value| move |rest: &mut Rest| rest.counters[counter as usize] = value;
+    let cases: [(Change<'_>, &str); 8] = [
+        (&|rest| rest.probes.clear(), "polls were not probed"),
+        (&|rest| rest.probes[0].attached = 0, "polls were not probed"),
+        (
+            &|rest| rest.probes[0].attached = 1,
+            "only 1 of 2 poll functions were probed",
+        ),
+        (&counters(wire::COUNTER_POLLS, 0), "no poll was seen to end"),
+        (
+            &|rest| rest.end.at.0 = rest.meta.start.0 + 50_000_000,
+            "only 50.0 ms were recorded",
+        ),
+        (
+            &counters(wire::COUNTER_LOST_SAMPLES, 2),
+            "2 events were lost",
+        ),
+        (
+            &counters(wire::COUNTER_THREADS_NOT_TRACKED, 1),
+            "1 thread was not observed",
+        ),
+        (
+            &|rest| {
+                rest.return_sites[0].attached = None;
+                rest.counters[wire::COUNTER_LOST_OTHER as usize] = 1;
+            },
+            "1 event was lost, and 1 poll return site was not probed",
+        ),
+    ];
+    for (change, why) in cases {
+        assert_eq!(told(change), format!("Nothing was found, but {why}."));
+    }
 }
 
 /// Wherever the file is cut, what came before gives a report that adds up, and says that it was cut.

@@ -624,13 +624,31 @@ pub fn without_rest() -> Vec<u8> {
     written(|path| drop(begun(path, &records())))
 }
 
+/// Lock waits, but no long poll, and these counters.
+pub fn without_polls(counters: &[(u32, u64)]) -> Vec<u8> {
+    let mut rest = rest();
+    rest.threads.clear();
+    for (counter, value) in counters {
+        rest.counters[*counter as usize] = *value;
+    }
+    written(|path| {
+        let writer = begun(path, &Records::default());
+        writer.finish(&rest).expect("it can be completed");
+    })
+}
+
 /// A recording in which nothing is long.
 pub fn quiet() -> Vec<u8> {
+    quiet_with(|_| {})
+}
+
+/// The same, changed.
+pub fn quiet_with(change: impl FnOnce(&mut Rest)) -> Vec<u8> {
     written(|path| {
         let mut records = Records::default();
         records.thread(101, "tokio-runtime-w");
         records.sample(101, at(600), at(602), ARGON2);
-        let rest = Rest {
+        let mut rest = Rest {
             threads: vec![],
             lock_waits: vec![lock_waits(
                 (MUTEX, wire::LOCK_MUTEX, wire::OUTCOME_ACQUIRED),
@@ -640,6 +658,8 @@ pub fn quiet() -> Vec<u8> {
             )],
             ..rest()
         };
+        rest.counters[wire::COUNTER_LOST_SAMPLES as usize] = 0;
+        change(&mut rest);
         let writer = begun(path, &records);
         writer.finish(&rest).expect("it can be completed");
     })

@@ -1,0 +1,178 @@
+//! Who the waiters for a lock waited for, as far as that was seen.
+//!
+//! A wait is charged whole to the last slow unlock during it: several can have held the lock meanwhile, and
+//! nobody saw the others. So what is known is who released it last, for what share of the wait.
+
+use std::collections::BTreeMap;
+
+use super::words::percents;
+use super::{CallSite, HolderShare, Holders};
+use crate::event::Nanos;
+
+/// Waits and their time at each line of a function.
+type Lines = BTreeMap<(Option<String>, Option<u32>), (CallSite, u64, Nanos)>;
+
+/// Holders while they are summed.
+#[derive(Default)]
+pub struct HolderSum {
+    /// By the function that a person of the program's team knows.
+    seen: BTreeMap<String, Lines>,
+    unseen_waits: u64,
+    unseen: Nanos,
+}
+
+impl HolderSum {
+    /// Waits that ended with a release at `holder`.
+    pub fn add(&mut self, holder: Option<CallSite>, waits: u64, time: Nanos) {
+        let Some(site) = holder else {
+            self.unseen_waits = self.unseen_waits.saturating_add(waits);
+            self.unseen += time;
+            return;
+        };
+        let own = site.own_frame();
+        let line = (own.file.clone(), own.line);
+        let lines = self.seen.entry(own.label.clone()).or_default();
+        let sum = lines.entry(line).or_insert((site, 0, Nanos::ZERO));
+        sum.1 = sum.1.saturating_add(waits);
+        sum.2 += time;
+    }
+
+    /// The line with the most time stands for its function.
+    pub fn finish(self) -> Holders {
+        let share = |lines: Lines| {
+            let waits = lines.values().map(|(_, waits, _)| *waits);
+            let waits = waits.fold(0, u64::saturating_add);
+            let total_ns = lines.values().map(|(.., time)| *time).sum();
+            let heaviest = lines
+                .into_values()
+                .reduce(|most, line| if line.2 > most.2 { line } else { most });
+            heaviest.map(|(call_site, ..)| HolderShare {
+                call_site,
+                waits,
+                total_ns,
+            })
+        };
+        let mut seen: Vec<HolderShare> = self.seen.into_values().filter_map(share).collect();
+        seen.sort_by_key(|holder| std::cmp::Reverse(holder.total_ns));
+        Holders {
+            seen,
+            unseen_waits: self.unseen_waits,
+            unseen_ns: self.unseen,
+        }
+    }
+}
+
+/// Holders for a person: percentages that add up to 100.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told<'a> {
+    /// Most first: the main one alone, or the first few where there is none.
+    pub named: Vec<(&'a CallSite, u64)>,
+    /// How many others, and their share.
+    pub others: (u64, u64),
+    /// The share of the wait in which no release was seen.
+    pub unseen: u64,
+}
+
+impl Holders {
+    /// All of the wait.
+    pub fn total(&self) -> Nanos {
+        let seen: Nanos = self.seen.iter().map(|holder| holder.total_ns).sum();
+        seen + self.unseen_ns
+    }
+
+    /// The one to blame, if there is one: it released the lock last in at least half of the wait.
+    pub fn main(&self) -> Option<&CallSite> {
+        let first = self.seen.first()?;
+        let is_main = first.total_ns.0.saturating_mul(2) >= self.total().0;
+        is_main.then_some(&first.call_site)
+    }
+
+    /// What a person is told; without a main one the first `most` are named.
+    pub fn told(&self, most: usize) -> Told<'_> {
+        let named = if self.main().is_some() { 1 } else { most };
+        let (named, others) = self.seen.split_at(named.min(self.seen.len()));
+        let mut parts: Vec<Nanos> = named.iter().map(|holder| holder.total_ns).collect();
+        parts.push(others.iter().map(|holder| holder.total_ns).sum());
+        parts.push(self.unseen_ns);
+        let percents = percents(&parts);
+        let of_named = percents.iter().copied();
+        Told {
+            named: named
+                .iter()
+                .map(|holder| &holder.call_site)
+                .zip(of_named)
+                .collect(),
+            others: (others.len() as u64, percents[named.len()]),
+            unseen: percents[named.len() + 1],
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::NamedFrame;
+    use super::*;
+    use crate::classify::Origin;
+
+    /// A line of the user's.
+    pub fn site(function: &str, line: u32) -> CallSite {
+        CallSite {
+            frame: NamedFrame {
+                label: function.to_owned(),
+                function: function.to_owned(),
+                at: Some(format!("src/lib.rs:{line}")),
+                file: Some("src/lib.rs".to_owned()),
+                line: Some(line),
+                krate: Some("app".to_owned()),
+                origin: Origin::User,
+                inlined: false,
+            },
+            called_by: None,
+        }
+    }
+
+    /// Two lines of one function are one holder, though each pair of waiter and line is less than another's.
+    #[test]
+    fn a_function_is_one_holder() {
+        let mut sum = HolderSum::default();
+        sum.add(Some(site("app::a", 1)), 2, Nanos(30));
+        sum.add(Some(site("app::b", 9)), 1, Nanos(40));
+        sum.add(Some(site("app::a", 2)), 1, Nanos(25));
+        sum.add(None, 4, Nanos(5));
+        let holders = sum.finish();
+        assert_eq!(holders.seen[0].call_site, site("app::a", 1));
+        assert_eq!(
+            (holders.seen[0].waits, holders.seen[0].total_ns),
+            (3, Nanos(55))
+        );
+        assert_eq!((holders.unseen_waits, holders.unseen_ns), (4, Nanos(5)));
+        assert_eq!(holders.main(), Some(&site("app::a", 1)));
+        let told = holders.told(3);
+        assert_eq!(told.named, [(&site("app::a", 1), 55)]);
+        assert_eq!((told.others, told.unseen), ((1, 40), 5));
+    }
+
+    /// Who released it last in less than half of the wait is not the one to blame.
+    #[test]
+    fn nobody_is_to_blame_alone() {
+        let mut sum = HolderSum::default();
+        for (n, function) in ["app::a", "app::b", "app::c", "app::d"].iter().enumerate() {
+            sum.add(Some(site(function, 1)), 1, Nanos(10 - n as u64));
+        }
+        let holders = sum.finish();
+        assert_eq!(holders.main(), None);
+        let told = holders.told(2);
+        assert_eq!(
+            told.named,
+            [(&site("app::a", 1), 29), (&site("app::b", 1), 27)]
+        );
+        assert_eq!((told.others, told.unseen), ((2, 44), 0));
+    }
+
+    /// Nothing was waited, nothing is told.
+    #[test]
+    fn no_wait_at_all() {
+        let told = HolderSum::default().finish();
+        assert_eq!((told.main(), told.told(3).unseen), (None, 0));
+    }
+}
