@@ -181,6 +181,9 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
 #[inline(always)]
 unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, returned: u64) {
     let recording = window::get();
+    if wait.start_ns > recording.stop_ns {
+        return;
+    }
     // A wait that goes on behind the recording's end is cut there.
     let cut = at_ns > recording.stop_ns;
     let at_ns = if cut { recording.stop_ns } else { at_ns };
