@@ -2,8 +2,9 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use zerocopy::{FromBytes, IntoBytes as _};
 
 use super::{ProbeError, Probes, wire};
@@ -11,6 +12,21 @@ use super::{ProbeError, Probes, wire};
 /// Most stacks and lock waits that one map can hold (`probe-ebpf/src/maps.rs`); a bound for loops over
 /// maps that others change meanwhile.
 const MOST_ENTRIES: usize = 1 << 16;
+
+const READ: &str = "read";
+const WRITE: &str = "write to";
+
+/// Makes the error of what was attempted with a map, from the reason.
+fn failed(
+    attempted: &'static str,
+    map: &'static str,
+) -> impl Fn(&dyn Display) -> ProbeError + Copy {
+    move |reason| ProbeError::Map {
+        attempted,
+        map,
+        reason: reason.to_string(),
+    }
+}
 
 impl Probes {
     /// Bounds the recording; `u64::MAX` for a bound that is not known yet.
@@ -29,15 +45,7 @@ impl Probes {
         index: u32,
         value: &[u8],
     ) -> Result<(), ProbeError> {
-        let failed = |reason: String| ProbeError::Map {
-            attempted: "write to",
-            map: name,
-            reason,
-        };
-        let map = self
-            .ebpf
-            .map_mut(name)
-            .ok_or_else(|| failed("no such map".to_owned()))?;
+        let map = self.map_mut(name)?;
         let result = match value.len() {
             4 => {
                 let mut bytes = [0; 4];
@@ -49,9 +57,25 @@ impl Probes {
                 bytes.copy_from_slice(value);
                 Array::<_, [u8; 16]>::try_from(map).and_then(|mut array| array.set(index, bytes, 0))
             }
-            other => return Err(failed(format!("no map has values of {other} bytes"))),
+            other => {
+                return Err(failed(WRITE, name)(&format!(
+                    "no map has values of {other} bytes"
+                )));
+            }
         };
-        result.map_err(|error| failed(error.to_string()))
+        result.map_err(|error| failed(WRITE, name)(&error))
+    }
+
+    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, ProbeError> {
+        self.ebpf
+            .map_mut(name)
+            .ok_or_else(|| failed(WRITE, name)(&"no such map"))
+    }
+
+    fn map(&self, name: &'static str) -> Result<&Map, ProbeError> {
+        self.ebpf
+            .map(name)
+            .ok_or_else(|| failed(READ, name)(&"no such map"))
     }
 
     /// Tells what a return address of polls is and whether a probe is there.
@@ -60,36 +84,20 @@ impl Probes {
         return_addr: u64,
         state: wire::ReturnSiteState,
     ) -> Result<(), ProbeError> {
-        let failed = |reason: String| ProbeError::Map {
-            attempted: "write to",
-            map: "RETURN_SITES",
-            reason,
-        };
-        let map = self
-            .ebpf
-            .map_mut("RETURN_SITES")
-            .ok_or_else(|| failed("no such map".to_owned()))?;
+        const NAME: &str = "RETURN_SITES";
         let mut bytes = [0; size_of::<wire::ReturnSiteState>()];
         bytes.copy_from_slice(state.as_bytes());
-        HashMap::<_, u64, [u8; size_of::<wire::ReturnSiteState>()]>::try_from(map)
+        HashMap::<_, u64, [u8; size_of::<wire::ReturnSiteState>()]>::try_from(self.map_mut(NAME)?)
             .and_then(|mut map| map.insert(return_addr, bytes, 0))
-            .map_err(|error| failed(error.to_string()))
+            .map_err(|error| failed(WRITE, NAME)(&error))
     }
 
     /// Tells that the `raw::poll` instance at this address runs a worker's loop.
     pub fn add_core_taker(&mut self, address: u64) -> Result<(), ProbeError> {
-        let failed = |reason: String| ProbeError::Map {
-            attempted: "write to",
-            map: "CORE_TAKERS",
-            reason,
-        };
-        let map = self
-            .ebpf
-            .map_mut("CORE_TAKERS")
-            .ok_or_else(|| failed("no such map".to_owned()))?;
-        HashMap::<_, u64, u32>::try_from(map)
+        const NAME: &str = "CORE_TAKERS";
+        HashMap::<_, u64, u32>::try_from(self.map_mut(NAME)?)
             .and_then(|mut map| map.insert(address, 1, 0))
-            .map_err(|error| failed(error.to_string()))
+            .map_err(|error| failed(WRITE, NAME)(&error))
     }
 
     /// Every lock wait, summed.
@@ -132,24 +140,16 @@ impl Probes {
         &self,
         name: &'static str,
     ) -> Result<Vec<(K, V)>, ProbeError> {
-        let failed = |reason: String| ProbeError::Map {
-            attempted: "read",
-            map: name,
-            reason,
-        };
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or_else(|| failed("no such map".to_owned()))?;
+        let failed = failed(READ, name);
         let map: HashMap<&MapData, K, V> =
-            HashMap::try_from(map).map_err(|error| failed(error.to_string()))?;
+            HashMap::try_from(self.map(name)?).map_err(|error| failed(&error))?;
         let mut entries = Vec::new();
         for entry in map.iter().take(MOST_ENTRIES) {
             match entry {
                 Ok(entry) => entries.push(entry),
                 // A thread left between two steps of the iteration: only that entry is gone.
                 Err(aya::maps::MapError::KeyNotFound) => {}
-                Err(error) => return Err(failed(error.to_string())),
+                Err(error) => return Err(failed(&error)),
             }
         }
         Ok(entries)
@@ -185,20 +185,10 @@ impl Probes {
     }
 
     fn per_cpu<V: aya::Pod>(&self, name: &'static str, index: u32) -> Result<Vec<V>, ProbeError> {
-        let failed = |reason: String| ProbeError::Map {
-            attempted: "read",
-            map: name,
-            reason,
-        };
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or_else(|| failed("no such map".to_owned()))?;
+        let failed = failed(READ, name);
         let map: PerCpuArray<&MapData, V> =
-            PerCpuArray::try_from(map).map_err(|error| failed(error.to_string()))?;
-        let values = map
-            .get(&index, 0)
-            .map_err(|error| failed(error.to_string()))?;
+            PerCpuArray::try_from(self.map(name)?).map_err(|error| failed(&error))?;
+        let values = map.get(&index, 0).map_err(|error| failed(&error))?;
         Ok(values.iter().copied().collect())
     }
 }
