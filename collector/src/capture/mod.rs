@@ -23,7 +23,9 @@ pub use error::{CaptureError, FormatError};
 pub use read::{parse, read};
 pub use write::Writer;
 
-use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, Pid, SiteClass, StackId, Timestamp};
+use crate::event::{
+    CodeAddr, Event, LockWaitTotals, Nanos, Pid, RawStack, SiteClass, StackId, Timestamp,
+};
 use crate::symbolize::SymbolTable;
 
 /// A whole capture in memory.
@@ -42,8 +44,8 @@ pub struct Capture {
     pub events: Vec<Event>,
     /// Every lock wait, summed.
     pub lock_waits: Vec<LockWaitTotals>,
-    /// Raw frames of each stack: instruction pointer, then return addresses.
-    pub stacks: BTreeMap<StackId, Vec<u64>>,
+    /// The stacks.
+    pub stacks: BTreeMap<StackId, RawStack>,
     /// What the kernel side counted.
     pub counters: Counters,
     /// Names for the addresses in `stacks`.
@@ -81,7 +83,7 @@ pub struct Rest {
     /// The map of lock waits, verbatim.
     pub lock_waits: Vec<(wire::LockWaitKey, wire::LockWaitTotals)>,
     /// The map of stacks.
-    pub stacks: BTreeMap<u64, Vec<u64>>,
+    pub stacks: BTreeMap<u64, RawStack>,
     /// The counters, summed over CPUs.
     pub counters: [u64; wire::COUNTERS as usize],
     /// The records of threads, for what was still under way.

@@ -459,6 +459,8 @@ pub struct Coverage {
     pub lost: Lost,
     /// Stacks.
     pub stacks: StackCoverage,
+    /// How the walks of stacks ended, by what asked for them.
+    pub unwinding: Vec<Unwinding>,
     /// Polls.
     pub polls: PollCoverage,
     /// Lock waits that found no room in the kernel side's map: missing in `locks`.
@@ -494,6 +496,19 @@ pub struct Lost {
     pub other: u64,
 }
 
+/// How the walks of one kind of stack ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwinding {
+    /// `uprobe`: where a lock wait began or a lock was released; `sample`: on-CPU; `off_cpu`: at a switch-out.
+    pub kind: String,
+    /// How many walks.
+    pub taken: u64,
+    /// How many of them reached the thread's start.
+    pub complete: u64,
+    /// How many ended how; `complete` among them, what did not occur is left out.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
 /// How good the stacks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackCoverage {
@@ -501,12 +516,14 @@ pub struct StackCoverage {
     pub distinct: u64,
     /// Of these, how many reached the thread's start.
     pub reached_thread_start: u64,
-    /// How many are as long as a stack can be, and were cut there.
-    pub cut_at_limit: u64,
     /// Times that a stack was taken.
     pub taken: u64,
-    /// Times that one could not be read.
-    pub unreadable: u64,
+    /// Frames of all of these.
+    pub frames: u64,
+    /// Of these, frames without unwind information (hand-written assembly) whose caller was found nevertheless.
+    pub frames_without_cfi: u64,
+    /// Return addresses that return probes had replaced, put back.
+    pub return_addresses_restored: u64,
     /// Times that one found no room.
     pub not_stored: u64,
     /// Runtime-blocking time with a stack.

@@ -7,27 +7,11 @@ use std::rc::Rc;
 use super::{CallSite, FlameFrame, FrameKind, NamedFrame, label};
 use crate::capture::Capture;
 use crate::classify::{Origin, Rules};
-use crate::event::{CodeAddr, StackId};
+use crate::event::{CodeAddr, RawStack, StackId, WalkOutcome};
 use crate::symbolize::{Frame, SymbolTable};
 
 /// The function in which every poll of a task begins.
 const RAW_POLL: &str = "tokio::runtime::task::raw::poll";
-
-/// Functions that a thread begins with: what a stack ends in if its walk reached the thread's start. `main`
-/// and std's `thread_start` count: below them the C library often has no frame to be seen.
-const THREAD_STARTS: [&str; 11] = [
-    "_start",
-    "start_thread",
-    "clone",
-    "clone3",
-    "__clone",
-    "__clone3",
-    "__libc_start_main",
-    "__libc_start_main_impl",
-    "__libc_start_call_main",
-    "main",
-    "thread_start",
-];
 
 /// A stack with names.
 #[derive(Clone, Debug)]
@@ -40,6 +24,7 @@ pub struct NamedStack {
     innermost_poll: Option<usize>,
     /// The addresses, as the kernel took them.
     addresses: Vec<u64>,
+    outcome: WalkOutcome,
 }
 
 impl NamedStack {
@@ -66,16 +51,9 @@ impl NamedStack {
         inside_harness(inside)
     }
 
-    /// Whether the walk reached the thread's start.
-    pub fn reached_thread_start(&self) -> bool {
-        let start = self.ends.iter().rev().nth(1).copied().unwrap_or(0);
-        self.frames[start..].iter().any(|frame| {
-            let name = frame.label.as_str();
-            let name = name.split_once('@').map_or(name, |(name, _version)| name);
-            THREAD_STARTS.contains(&name)
-                || name.ends_with("::thread_start")
-                || name.starts_with("std::rt::lang_start")
-        })
+    /// How its walk ended.
+    pub fn outcome(&self) -> WalkOutcome {
+        self.outcome
     }
 }
 
@@ -123,7 +101,7 @@ impl Stacks {
             .collect();
         let mut by_address: BTreeMap<u64, Vec<Rc<NamedFrame>>> = BTreeMap::new();
         let mut named = BTreeMap::new();
-        for (id, addresses) in &capture.stacks {
+        for (id, RawStack { outcome, addresses }) in &capture.stacks {
             let mut frames = Vec::new();
             let mut ends = Vec::with_capacity(addresses.len());
             for address in SymbolTable::lookup_addresses(addresses) {
@@ -144,6 +122,7 @@ impl Stacks {
                 frames,
                 ends,
                 addresses: addresses.clone(),
+                outcome: *outcome,
             };
             named.insert(*id, stack);
         }
