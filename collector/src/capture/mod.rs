@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use counters::Counters;
 pub use error::{CaptureError, FormatError};
 pub use read::{parse, read};
+pub use section::checksum;
 pub use write::Writer;
 
 use crate::event::{

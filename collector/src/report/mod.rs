@@ -10,7 +10,7 @@ mod flame;
 mod flames;
 mod groups;
 mod holders;
-mod label;
+pub mod label;
 mod limits;
 mod locks;
 mod model;

@@ -154,7 +154,8 @@ impl Module {
     pub fn address(&self, file_offset: u64) -> Option<u64> {
         self.code.iter().find_map(|mapping| {
             let into = file_offset.checked_sub(mapping.file_offset)?;
-            (into < mapping.end - mapping.start).then_some(mapping.start + into)
+            // Only then does their sum fit.
+            (into < mapping.end - mapping.start).then(|| mapping.start + into)
         })
     }
 
@@ -192,7 +193,7 @@ impl Modules {
 
     /// Of the text of `maps`. `entry` is the program's entry point: its mapping is the main program's.
     /// (Comparing inodes instead would fail on file systems where `maps` and `stat` differ.)
-    fn parse(maps: &[u8], entry: Option<u64>) -> Modules {
+    pub fn parse(maps: &[u8], entry: Option<u64>) -> Modules {
         let mut modules: Vec<Module> = Vec::new();
         let mut without_file = Vec::new();
         let mappings = maps
@@ -367,6 +368,12 @@ mod tests {
         };
         assert_eq!(module.file_offset(7), None, "it would overflow");
         assert_eq!(module.address(u64::MAX), Some(0));
+        let line = b"fffffffffffff000-fffffffffffffff0 r-xp 0 0:0 1 /at-the-end";
+        let at_the_end = Module {
+            code: vec![Mapping::parse(line).expect("a mapping")],
+            ..module
+        };
+        assert_eq!(at_the_end.address(0x2000), None, "it would overflow");
     }
 
     /// A cut auxiliary vector has no entry.
