@@ -19,7 +19,7 @@ use zerocopy::FromBytes as _;
 
 use crate::capture::{
     CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
-    Writer,
+    UnwindTables, Writer,
 };
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
@@ -372,6 +372,7 @@ impl<'a> Recording<'a> {
             .collect();
         let symbols = self.symbolizer.symbolize(addresses);
         self.families.push(unwind_tables(&self.tables));
+        self.meta.unwind_tables = self.tables.summary();
         let rest = Rest {
             probes: self.families,
             poll_sites,
@@ -582,11 +583,10 @@ fn unwind_tables(tables: &Tables) -> ProbeFamily {
             why: file.rows.as_ref().err()?.to_string(),
         })
     });
-    let summary = tables.summary();
     ProbeFamily {
         name: "unwind_tables".to_owned(),
-        attached: summary.files,
-        found: summary.files + summary.without,
+        attached: tables.summary().files,
+        found: files.len() as u32,
         missing: missing.collect(),
     }
 }
@@ -626,5 +626,6 @@ fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {
         threshold: config.threshold,
         sample_after: config.sample_after,
         frequency_hz: config.frequency_hz,
+        unwind_tables: UnwindTables::default(),
     }
 }

@@ -128,6 +128,28 @@ pub struct Meta {
     pub sample_after: Nanos,
     /// CPU samples for each second and CPU.
     pub frequency_hz: u32,
+    /// What stacks are walked with.
+    #[serde(default)]
+    pub unwind_tables: UnwindTables,
+}
+
+/// The unwind tables of all that the target had mapped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwindTables {
+    /// Files with a table. Those without, and why, are the probe family `unwind_tables`.
+    pub files: u32,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Different rules that the rows name.
+    pub rules: u32,
+    /// Kernel memory of the rows.
+    pub bytes: u64,
+    /// Bytes of call frame information that they were made from.
+    pub source_bytes: u64,
+    /// Functions and rows that are not understood: a stack that meets one ends there.
+    pub left_out: u64,
+    /// Time that making them took.
+    pub took: Nanos,
 }
 
 /// One family of probes and what became of it.

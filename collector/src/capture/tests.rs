@@ -23,6 +23,7 @@ fn meta() -> Meta {
         sample_after: Nanos(1_250),
         attach: Nanos(20_000_000),
         frequency_hz: 997,
+        unwind_tables: UnwindTables::default(),
     }
 }
 

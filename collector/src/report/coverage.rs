@@ -102,6 +102,7 @@ impl Coverage {
                 other: counter(wire::COUNTER_LOST_OTHER),
             },
             stacks: stack_coverage(capture, polls, stacks),
+            unwind_tables: capture.meta.unwind_tables.clone(),
             unwinding: unwinding(capture),
             polls: poll_coverage(capture, polls),
             lock_waits_not_aggregated: counter(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Flame;
-use crate::capture::{Cut, EndReason, ProbeFamily};
+use crate::capture::{Cut, EndReason, ProbeFamily, UnwindTables};
 use crate::classify::Origin;
 use crate::correlate::{Activity, Evidence, LockKind};
 use crate::event::{LockOperation, Nanos, SiteClass};
@@ -459,6 +459,8 @@ pub struct Coverage {
     pub lost: Lost,
     /// Stacks.
     pub stacks: StackCoverage,
+    /// What stacks were walked with.
+    pub unwind_tables: UnwindTables,
     /// How the walks of stacks ended, by what asked for them.
     pub unwinding: Vec<Unwinding>,
     /// Polls.

@@ -16,6 +16,6 @@ mod registry;
 mod rule;
 mod table;
 
-pub use registry::{FileTable, Kernel, Summary, Tables};
+pub use registry::{FileTable, Kernel, Tables};
 pub use rule::{Architecture, RuleSet};
 pub use table::{Frames, Table, TableError};

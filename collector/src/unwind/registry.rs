@@ -9,7 +9,8 @@ use holdup_probe_ebpf::wire::unwind::{CHUNK_ROWS, MAX_CHUNKS, Range, Row, Rule};
 use super::layout::{self, Chunked, Code, Mapped};
 use super::rule::RuleSet;
 use super::table::{Table, TableError};
-use crate::event::Pid;
+use crate::capture::UnwindTables;
+use crate::event::{Nanos, Pid};
 use crate::target::elf::Segment;
 use crate::target::{Elf, FileId, MappedFile, Mapping, Modules, Process};
 
@@ -54,21 +55,6 @@ pub struct FileTable {
     /// Where its parts are loaded to.
     segments: Vec<Segment>,
     users: usize,
-}
-
-/// All tables together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Files with a table.
-    pub files: u32,
-    /// Files without.
-    pub without: u32,
-    /// Rows.
-    pub rows: u64,
-    /// Different rules.
-    pub rules: u32,
-    /// Kernel memory of the chunks.
-    pub bytes: u64,
 }
 
 /// The tables that the kernel holds.
@@ -315,21 +301,20 @@ impl Tables {
     }
 
     /// All of them together.
-    pub fn summary(&self) -> Summary {
-        let mut summary = Summary {
+    pub fn summary(&self) -> UnwindTables {
+        let mut summary = UnwindTables {
             rules: self.rules.rules().len() as u32,
             bytes: u64::from(self.next_chunk - self.free_chunks.len() as u32)
                 * (CHUNK_ROWS * size_of::<Row>()) as u64,
-            ..Summary::default()
+            ..UnwindTables::default()
         };
         for file in self.files.values() {
-            match &file.rows {
-                Ok(rows) => {
-                    summary.files += 1;
-                    summary.rows += rows;
-                }
-                Err(_) => summary.without += 1,
-            }
+            let rows = file.rows.as_ref();
+            summary.files += u32::from(rows.is_ok());
+            summary.rows += rows.unwrap_or(&0);
+            summary.source_bytes += file.source_bytes;
+            summary.left_out += file.left_out;
+            summary.took += Nanos(file.took.as_nanos() as u64);
         }
         summary
     }

@@ -319,7 +319,10 @@ mod tests {
         Row { place, rule }
     }
 
-    fn joined(functions: &[(u64, u64, &[(u64, u32)])]) -> Vec<Row> {
+    /// Start, end, and rows of each function.
+    type Described<'a> = (u64, u64, &'a [(u64, u32)]);
+
+    fn joined(functions: &[Described<'_>]) -> Vec<Row> {
         let mut rows = Vec::new();
         let functions: Vec<Function> = functions
             .iter()

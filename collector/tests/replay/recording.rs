@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use holdup::capture::{
-    End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, Writer,
+    End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, UnwindTables,
+    Writer,
 };
 use holdup::event::{CodeAddr, Nanos, Pid, RawStack, SiteClass, Timestamp, WalkOutcome};
 use holdup::symbolize::{Frame, SymbolTable};
@@ -246,6 +247,7 @@ fn meta() -> Meta {
         threshold: Nanos(5 * MS),
         sample_after: Nanos(1_250 * US),
         frequency_hz: 997,
+        unwind_tables: UnwindTables::default(),
     }
 }
 
