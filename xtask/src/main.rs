@@ -102,10 +102,13 @@ enum Bench {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
-    /// How many stacks in hand-written assembly are whole, beside perf's; needs root
+    /// What whole stacks cost in the kernel, in memory and in the target, beside perf's; needs root
     Unwind {
-        /// How long each of them samples
-        #[arg(long, default_value_t = 10)]
+        /// How many times each kind of window is measured
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Length of a window
+        #[arg(long, default_value_t = 3)]
         seconds: u64,
     },
 }
@@ -128,8 +131,9 @@ fn main() -> ExitCode {
             let options = bench::overhead::Options { rounds, seconds };
             bench::overhead::run(&options).map(|()| ExitCode::SUCCESS)
         }
-        Command::Bench(Bench::Unwind { seconds }) => {
-            bench::unwind::run(&bench::unwind::Options { seconds }).map(|()| ExitCode::SUCCESS)
+        Command::Bench(Bench::Unwind { rounds, seconds }) => {
+            let options = bench::unwind::Options { rounds, seconds };
+            bench::unwind::run(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::Compare { truth, dir } => compare::run(&truth, &dir),
         Command::Citadel {

@@ -1,8 +1,16 @@
-//! `cargo xtask bench`. What enters: which measurement. What leaves: a table of medians with their ranges.
+//! `cargo xtask bench`. What enters: which measurement. What leaves: tables of medians with their ranges.
 
+mod assembly;
 mod bpf_stats;
+mod experiment;
+mod footprint;
+mod interrupted;
 mod observer;
 pub mod overhead;
 mod perf;
+mod recorded;
+mod scratch;
 mod server;
+mod spread;
 pub mod unwind;
+mod walks;

@@ -1,98 +1,251 @@
-//! What looks at the server in a window. What enters: its kind and the server's pid. What leaves: a process
-//! that has attached, and that detaches when its handle is gone.
+//! What looks at a process for a while. What enters: its kind and the process. What leaves: a process that has attached,
+//! and that detaches when its handle is gone.
 
+use std::fmt;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::server::Server;
+use super::bpf_stats::Owned;
+use super::perf;
+use super::recorded::Recorded;
+use super::server::cpu_time;
 
 /// bpftrace detaches from 126 poll instances one by one, entry and return: half a minute.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What holdup samples with unless it is told otherwise, so that perf does too.
+pub const FREQUENCY_HZ: u32 = 997;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing is attached: how much two windows differ all the same.
     Nothing,
-    Holdup,
+    /// With the threshold for a long poll; what is younger than a quarter of it is not sampled.
+    Holdup(&'static str),
+    /// Copies 8 KiB of the stack for each sample, and unwinds later.
+    Perf,
     /// Entry and return of the same functions by the tool that everybody has.
     Bpftrace,
 }
 
 impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing (noise floor)",
-            Self::Holdup => "holdup",
-            Self::Bpftrace => "bpftrace pair",
+    /// As people start it.
+    pub const HOLDUP: Self = Self::Holdup("5ms");
+    /// The least threshold that it takes: it samples as good as every poll that a clock of its frequency can hit.
+    pub const HOLDUP_EVERY_POLL: Self = Self::Holdup("100us");
+    /// No poll is that long: it takes no sample at all.
+    pub const HOLDUP_NO_POLL: Self = Self::Holdup("1h");
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Nothing => write!(f, "nothing (noise floor)"),
+            Self::HOLDUP => write!(f, "holdup"),
+            Self::Holdup(threshold) => write!(f, "holdup --threshold {threshold}"),
+            Self::Perf => write!(f, "perf record --call-graph dwarf"),
+            Self::Bpftrace => write!(f, "bpftrace pair"),
         }
     }
 }
 
+/// What an observer needs beside the process.
+pub struct Paths<'a> {
+    /// The process's binary.
+    pub target: &'a Path,
+    pub holdup: &'a Path,
+    /// Takes what the observer writes.
+    pub dir: &'a Path,
+}
+
 /// An attached observer.
-pub struct Observer(Option<Child>);
+pub struct Observer {
+    kind: Kind,
+    child: Option<Child>,
+    /// What it says, where it says when it is ready.
+    lines: Option<Receiver<String>>,
+    since: Instant,
+    dir: PathBuf,
+}
+
+/// What an observer is known to have done.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed {
+    /// CPU samples; None where it takes none, or does not say.
+    pub samples: Option<u64>,
+    /// From attached to told to end.
+    pub lasted: Duration,
+    /// From told to end until it has ended; what it writes is written then.
+    pub ending: Duration,
+}
+
+impl Observed {
+    pub fn samples_hz(&self) -> Option<f64> {
+        self.samples
+            .map(|samples| samples as f64 / self.lasted.as_secs_f64())
+    }
+}
 
 impl Observer {
-    /// Starts it and waits until it observes. `holdup` is the binary, `dir` takes what it writes.
-    pub fn attach(kind: Kind, server: &Server, holdup: &Path, dir: &Path) -> Result<Self> {
-        let pid = server.pid();
+    /// Starts it and waits until it observes.
+    pub fn attach(kind: Kind, pid: u32, paths: &Paths<'_>) -> Result<Self> {
+        let mut this = Self {
+            kind,
+            child: None,
+            lines: None,
+            since: Instant::now(),
+            dir: paths.dir.to_owned(),
+        };
         match kind {
-            Kind::Nothing => Ok(Self(None)),
-            Kind::Holdup => {
-                let mut command = Command::new(holdup);
-                command.stdout(Stdio::null());
+            Kind::Nothing => {}
+            Kind::Holdup(threshold) => {
+                let mut command = Command::new(paths.holdup);
                 command
-                    .args(["record", "--pid", &pid.to_string(), "-d", "1h", "-o"])
-                    .arg(dir);
-                let mut observer = Self(Some(start(command.stderr(Stdio::piped()))?));
-                let stderr = observer.0.as_mut().and_then(|child| child.stderr.take());
-                wait_for("recording", stderr.context("holdup has no stderr")?)?;
-                Ok(observer)
+                    .args(["record", "--pid", &pid.to_string(), "-d", "1h"])
+                    .args(["--threshold", threshold, "-o"])
+                    .arg(paths.dir)
+                    .stdout(Stdio::null());
+                let mut child = start(command.stderr(Stdio::piped()))?;
+                let stderr = child.stderr.take();
+                this.child = Some(child);
+                this.lines = Some(lines(stderr.context("holdup has no stderr")?));
+                this.wait_for("recording")?;
+            }
+            Kind::Perf => {
+                let mut command = perf::record_command(pid, "cpu-clock", FREQUENCY_HZ);
+                command.arg("--output").arg(this.perf_data());
+                let mut child = start(command.stdout(Stdio::null()).stderr(Stdio::piped()))?;
+                let stderr = child.stderr.take();
+                this.child = Some(child);
+                this.lines = Some(lines(stderr.context("perf has no stderr")?));
+                this.wait_for_samples()?;
             }
             Kind::Bpftrace => {
                 let mut command = Command::new("bpftrace");
                 command.stderr(Stdio::null());
-                command.args(["-p", &pid.to_string(), "-e", &script(server.binary())]);
+                command.args(["-p", &pid.to_string(), "-e", &script(paths.target)]);
                 // Tokio alone has more instances of its poll than bpftrace attaches to by default.
                 command.env("BPFTRACE_MAX_PROBES", "4096");
-                let mut observer = Self(Some(start(command.stdout(Stdio::piped()))?));
-                let stdout = observer.0.as_mut().and_then(|child| child.stdout.take());
-                wait_for("tick", stdout.context("bpftrace has no stdout")?)?;
-                Ok(observer)
+                let mut child = start(command.stdout(Stdio::piped()))?;
+                let stdout = child.stdout.take();
+                this.child = Some(child);
+                this.lines = Some(lines(stdout.context("bpftrace has no stdout")?));
+                this.wait_for("tick")?;
+            }
+        }
+        this.since = Instant::now();
+        Ok(this)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// What it has in the kernel.
+    pub fn owned(&self) -> Result<Owned> {
+        self.pid().map_or_else(|| Ok(Owned::default()), Owned::by)
+    }
+
+    /// CPU time that its own process took so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        self.pid().map_or(Ok(Duration::ZERO), cpu_time)
+    }
+
+    /// Ends it as a person does, and waits until nothing is attached any more and all is written.
+    pub fn detach(mut self) -> Result<Observed> {
+        let lasted = self.since.elapsed();
+        let told = Instant::now();
+        if let Some(child) = &mut self.child {
+            interrupt(child)?;
+            while child.try_wait()?.is_none() {
+                if told.elapsed() > PATIENCE {
+                    bail!("the observer did not end within {} s", PATIENCE.as_secs());
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let ending = told.elapsed();
+        self.child = None;
+        Ok(Observed {
+            samples: self.samples()?,
+            lasted,
+            ending,
+        })
+    }
+
+    /// Of one that has ended.
+    fn samples(&mut self) -> Result<Option<u64>> {
+        match self.kind {
+            Kind::Nothing | Kind::Bpftrace => Ok(None),
+            Kind::Holdup(_) => Ok(Some(Recorded::read(&self.dir)?.counter("samples")?)),
+            Kind::Perf => {
+                // Ends with perf's output.
+                let said: Vec<String> = self.lines.take().into_iter().flatten().collect();
+                let samples = said.iter().find_map(|line| perf::samples_in_message(line));
+                samples
+                    .with_context(|| format!("perf does not say how many samples: {said:?}"))
+                    .map(Some)
             }
         }
     }
 
-    /// Ends it as a person does, and waits until nothing is attached any more.
-    pub fn detach(mut self) -> Result<()> {
-        let Some(child) = &mut self.0 else {
-            return Ok(());
-        };
-        interrupt(child)?;
-        let deadline = Instant::now() + PATIENCE;
-        while child.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                bail!("the observer did not end within {} s", PATIENCE.as_secs());
+    fn wait_for(&self, word: &str) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let lines = self.lines.as_ref().context("it says nothing")?;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            match lines.recv_timeout(left) {
+                Ok(line) if line.contains(word) => return Ok(()),
+                Ok(_) => {}
+                Err(_) => break,
             }
-            thread::sleep(Duration::from_millis(20));
         }
-        self.0 = None;
+        bail!("the observer never said {word:?}: it did not attach")
+    }
+
+    /// perf does not say when it begins; but what it writes does.
+    fn wait_for_samples(&mut self) -> Result<()> {
+        /// More than the list of what is mapped, and a few stacks.
+        const SOME_SAMPLES: u64 = 128 << 10;
+        let end = Instant::now() + PATIENCE;
+        let data = self.perf_data();
+        while fs::metadata(&data).map_or(0, |data| data.len()) < SOME_SAMPLES {
+            let ended = match &mut self.child {
+                Some(child) => child.try_wait()?,
+                None => None,
+            };
+            ensure!(
+                ended.is_none() && Instant::now() < end,
+                "perf did not attach"
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
+    }
+
+    fn perf_data(&self) -> PathBuf {
+        self.dir.join("perf.data")
     }
 }
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+        if let Some(child) = &mut self.child {
             // Both fail when it is gone, which is what is wanted.
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if self.kind == Kind::Perf {
+            // Tens of megabytes for each second. It may not have begun to write.
+            let _ = fs::remove_file(self.perf_data());
         }
     }
 }
@@ -144,19 +297,14 @@ fn has_symbol(binary: &Path, beginning: &str) -> bool {
     })
 }
 
-/// Waits until a line holds the word.
-fn wait_for(word: &'static str, output: impl Read + Send + 'static) -> Result<()> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    // Reads on to the end, so that the observer never waits for a reader.
+/// Reads to the end, so that the observer never waits for a reader.
+fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if line.contains(word) {
-                // Nobody listens any more after the first.
-                let _ = sender.send(());
-            }
+            // Nobody may listen any more.
+            let _ = sender.send(line);
         }
     });
     receiver
-        .recv_timeout(PATIENCE)
-        .with_context(|| format!("the observer never said {word:?}: it did not attach"))
 }

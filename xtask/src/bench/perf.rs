@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -21,21 +21,13 @@ pub struct Options {
 /// The functions of a sample, innermost first; None for a frame without a name.
 pub type Stack = Vec<Option<String>>;
 
-/// Samples a process. `perf.data` grows by the stacks' bytes, 8 KiB for each sample, and is left in `dir`.
+/// Samples a process. `perf.data` grows by the stacks' bytes, 8 KiB for each sample, and is the owner's of `dir` to remove.
 pub fn record(options: &Options, dir: &Path) -> Result<Vec<Stack>> {
     packages::install(&["linux-perf"], "the comparison with perf")?;
     let data = dir.join("perf.data");
-    let mut record = packages::as_root("perf");
-    // The clock: virtual machines often have no hardware counters.
+    let mut record = record_command(options.pid, "cpu-clock:u", options.frequency_hz);
     record
-        .args(["record", "--quiet", "--event", "cpu-clock:u"])
-        .args([
-            "--call-graph",
-            "dwarf",
-            "--freq",
-            &options.frequency_hz.to_string(),
-        ])
-        .args(["--pid", &options.pid.to_string(), "--output"])
+        .arg("--output")
         .arg(&data)
         .args(["--", "sleep", &options.seconds.to_string()]);
     command::output(&mut record)?;
@@ -67,6 +59,24 @@ pub fn record(options: &Options, dir: &Path) -> Result<Vec<Stack>> {
     Ok(samples(&String::from_utf8_lossy(&text)))
 }
 
+/// Samples a process until it is interrupted. The event is a clock's: virtual machines often have no hardware counters.
+pub fn record_command(pid: u32, event: &str, frequency_hz: u32) -> Command {
+    let mut record = packages::as_root("perf");
+    record
+        .args(["record", "--event", event, "--call-graph", "dwarf"])
+        .args(["--freq", &frequency_hz.to_string()])
+        // The target's files are not copied into perf's cache, and the disk does not get full.
+        .args(["--no-buildid-cache", "--max-size", "4G"])
+        .args(["--pid", &pid.to_string()]);
+    record
+}
+
+/// The number of samples in what perf says at its end: `[ perf record: Captured and wrote 0.1 MB perf.data (12 samples) ]`.
+pub fn samples_in_message(line: &str) -> Option<u64> {
+    let (before, _) = line.split_once(" samples)")?;
+    before.rsplit_once('(')?.1.parse().ok()
+}
+
 /// Whether perf has no caller of the function that was hit. It may write an address there that it read from the wrong
 /// place, and that belongs to nothing.
 pub fn is_lost(stack: &Stack) -> bool {
@@ -95,6 +105,16 @@ fn samples(script: &str) -> Vec<Stack> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// perf says other things too.
+    #[test]
+    fn samples_are_counted_by_perf() {
+        let said =
+            "[ perf record: Captured and wrote 1.024 MB /tmp/x (y)/perf.data (123 samples) ]";
+        assert_eq!(samples_in_message(said), Some(123));
+        let said = "[ perf record: Woken up 4 times to write data ]";
+        assert_eq!(samples_in_message(said), None);
+    }
 
     /// As `perf script` 6.1 prints it: one sample lost in assembly, one whole.
     #[test]

@@ -14,8 +14,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::command;
+use crate::workloads::{Flavour, Workload, build_one};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Servers and loads are ended after the measurement, and end by themselves if nobody does.
+const BOUND: [&str; 2] = ["--seconds", "7200"];
 
 /// Both processes, which end when this does.
 pub struct Server {
@@ -35,7 +39,7 @@ pub struct Reading {
 
 impl Server {
     /// Starts the server, and the load on it once it says `ready ... address=`.
-    pub fn start(server: &mut Command, load: &mut Command) -> Result<Self> {
+    fn start(server: &mut Command, load: &mut Command) -> Result<Self> {
         let binary = PathBuf::from(server.get_program());
         let (child, lines) = spawn(server)?;
         let mut this = Self {
@@ -70,6 +74,26 @@ impl Server {
         Ok(this)
     }
 
+    /// Small requests at full rate.
+    pub fn echo(flavour: Flavour) -> Result<Self> {
+        let echo = build_one(Workload::Echo, flavour)?.binary("echo");
+        Self::start(
+            Command::new(&echo).arg("serve").args(BOUND),
+            Command::new(&echo).arg("ask").args(BOUND).arg("--progress"),
+        )
+    }
+
+    /// Clients that send messages and re-key as fast as they get answers.
+    pub fn citadel(flavour: Flavour) -> Result<Self> {
+        let built = build_one(Workload::Citadel, flavour)?;
+        Self::start(
+            Command::new(built.binary("citadel-server")).args(BOUND),
+            Command::new(built.binary("citadel-load"))
+                .args(["--clients", "8", "--pause", "0", "--progress"])
+                .args(BOUND),
+        )
+    }
+
     pub fn pid(&self) -> u32 {
         self.server.id()
     }
@@ -83,14 +107,9 @@ impl Server {
         if let Some(load) = &mut self.load {
             ensure!(load.try_wait()?.is_none(), "the load has ended");
         }
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.server.id()))
-            .context("the server is gone")?;
-        let ticks = cpu_ticks(&stat).context("/proc/PID/stat is unreadable")?;
-        let cpu =
-            Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?;
         Ok(Reading {
             requests: self.requests.load(Ordering::Relaxed),
-            cpu,
+            cpu: cpu_time(self.server.id())?,
         })
     }
 }
@@ -122,6 +141,14 @@ fn spawn(command: &mut Command) -> Result<(Child, mpsc::Receiver<String>)> {
         }
     });
     Ok((child, lines))
+}
+
+/// User and system time of a process so far.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let ticks = cpu_ticks(&stat).context("/proc/PID/stat is unreadable")?;
+    Ok(Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?)
 }
 
 /// Fields 14 and 15, utime and stime, counted after the name, which may hold anything.

@@ -1,152 +1,197 @@
-//! `cargo xtask bench unwind`. What enters: for how long. What leaves: of the samples in hand-written assembly without
-//! unwind information, how many have their callers, by holdup and by perf.
+//! `cargo xtask bench unwind`. What enters: how many rounds of how long windows. What leaves: what whole stacks cost, and
+//! what they are worth: in the kernel, in memory, in the target, beside `perf record --call-graph dwarf`.
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
-use super::perf::{self, is_lost};
-use crate::demo::Target;
-use crate::workloads::{self, Flavour, Workload};
-use crate::{command, packages, workspace};
+use super::experiment::Experiment;
+use super::interrupted::Interrupted;
+use super::observer::{FREQUENCY_HZ, Kind};
+use super::recorded::Tables;
+use super::scratch::Scratch;
+use super::server::Server;
+use super::{assembly, footprint, walks};
+use crate::workloads::{Flavour, Workload, build_one};
+use crate::{packages, workspace};
 
 /// What `cargo xtask bench unwind` was asked for.
 pub struct Options {
+    pub rounds: u32,
+    /// Length of a window.
     pub seconds: u64,
 }
 
-/// What holdup samples with, so that perf does too.
-const FREQUENCY_HZ: u32 = 997;
+/// Nobody attaches for the first time in less.
+const TABLES_LIMIT_SECONDS: f64 = 1.0;
 
-/// Samples in one kind of function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    samples: u64,
-    /// Those of whose stack nothing but the innermost function is known.
-    lost: u64,
-    /// Those that reach the thread's start.
-    complete: u64,
+/// Side by side. perf samples all of the target, holdup only what is in old polls.
+const OBSERVERS: [Kind; 4] = [
+    Kind::Nothing,
+    Kind::HOLDUP,
+    Kind::HOLDUP_EVERY_POLL,
+    Kind::Perf,
+];
+
+/// Measures it all, one after the other, and prints tables.
+pub fn run(options: &Options) -> Result<()> {
+    let Options { rounds, seconds } = *options;
+    ensure!(packages::is_root(), "attaching to the kernel needs root");
+    ensure!(
+        rounds > 0 && seconds > 0,
+        "nothing can be measured in no time"
+    );
+    packages::install(&["bpftool"], "the kernel's statistics")?;
+    packages::install(&["linux-perf"], "the comparison with perf")?;
+    let interrupted = Interrupted::new()?;
+    let holdup = workspace::build_holdup()?;
+    // As people ship: none of them has frame pointers.
+    let contention = build_one(Workload::Contention, Flavour::Release)?.binary("contention");
+    build_one(Workload::Echo, Flavour::Release)?;
+    build_one(Workload::Citadel, Flavour::FatLto)?;
+    let scratch = Scratch::new()?;
+    print_load()?;
+
+    println!("\n## In the kernel: each frame and each stack\n");
+    println!(
+        "{rounds} recordings of {seconds} s of each workload (release, no frame pointers); times from kernel.bpf_stats\n"
+    );
+    let of_contention = walks::run(&walks::Experiment {
+        rounds,
+        seconds,
+        holdup: &holdup,
+        contention: contention.clone(),
+        dir: scratch.dir(),
+        interrupted: &interrupted,
+    })?;
+
+    println!("\n## Samples in blake3's assembly, which has no unwind information\n");
+    assembly::run(&contention, &holdup, 3 * seconds, scratch.dir())?;
+
+    let experiment = Experiment {
+        rounds,
+        seconds,
+        kinds: &OBSERVERS,
+        holdup: &holdup,
+        dir: scratch.dir(),
+        interrupted: &interrupted,
+    };
+    let mut citadel = Server::citadel(Flavour::FatLto)?;
+    experiment.warm_up(&mut citadel)?;
+    print_slowdown(&experiment, "Citadel server (fat LTO)", &mut citadel)?;
+    println!(
+        "\n## holdup itself, while it records that server for {} s\n",
+        footprint::SECONDS
+    );
+    let of_citadel = footprint::run(&citadel, &holdup, scratch.dir(), &interrupted)?;
+    let citadel_binary = citadel.binary().to_owned();
+    drop(citadel);
+
+    let mut echo = Server::echo(Flavour::Release)?;
+    experiment.warm_up(&mut echo)?;
+    print_slowdown(&experiment, "echo server at full rate (release)", &mut echo)?;
+    drop(echo);
+
+    println!("\n## Unwind tables\n");
+    println!(
+        "of all files that the process maps; `.eh_frame` is what they are made from, and `took` is until the kernel has them\n"
+    );
+    println!(
+        "| process | its binary | files | .eh_frame | rows | rules | kernel memory | for each MB of .eh_frame | took | for each MB of .eh_frame |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    print_tables("contention", &contention, &of_contention)?;
+    print_tables("Citadel server", &citadel_binary, &of_citadel)?;
+    println!(
+        "\nlimit for the Citadel server: {TABLES_LIMIT_SECONDS} s, {}",
+        if of_citadel.took.as_secs_f64() < TABLES_LIMIT_SECONDS {
+            "kept"
+        } else {
+            "EXCEEDED"
+        }
+    );
+    print_load()
 }
 
-/// Samples the contention workload with both, one after the other, and prints a table.
-pub fn run(options: &Options) -> Result<()> {
-    ensure!(packages::is_root(), "attaching to the kernel needs root");
-    let holdup = workspace::build_holdup()?;
-    let built = workloads::build_one(Workload::Contention, Flavour::Release)?;
-    let dir = workspace::target_dir().join("bench-unwind");
-    fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
-    let target = Target::start(Command::new(built.binary("contention")).args([
-        "--scenario",
-        "stacks",
-        "--seconds",
-        &(2 * options.seconds + 60).to_string(),
-    ]))?;
-
-    let by_perf = perf::record(
-        &perf::Options {
-            pid: target.pid(),
-            seconds: options.seconds,
-            frequency_hz: FREQUENCY_HZ,
-        },
-        &dir,
-    )?;
-    command::output(
-        Command::new(holdup)
-            .args(["record", "--pid", &target.pid().to_string()])
-            .args(["-d", &format!("{}s", options.seconds), "-o"])
-            .arg(&dir),
-    )?;
-    drop(target);
-
-    println!("samples in blake3's assembly, which has no unwind information:");
+/// Whoever else uses this machine is in the figures.
+fn print_load() -> Result<()> {
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let averages: Vec<&str> = load.split(' ').take(3).collect();
+    let cpus = std::thread::available_parallelism()?;
     println!(
-        "{:<36} {:>8} {:>16} {:>22}",
-        "", "samples", "callers lost", "reach thread's start"
+        "\nload of this machine in the last 1, 5 and 15 minutes: {}; CPUs: {cpus}",
+        averages.join(", ")
     );
-    for (tool, tally) in [
-        ("perf record --call-graph dwarf", of_perf(&by_perf)),
-        ("holdup record", of_holdup(&dir.join("report.json"))?),
-    ] {
-        let share = |part: u64| match tally.samples {
-            0 => "none".to_owned(),
-            all => format!("{part} ({:.1} %)", part as f64 / all as f64 * 100.0),
-        };
-        println!(
-            "{tool:<36} {:>8} {:>16} {:>22}",
-            tally.samples,
-            share(tally.lost),
-            share(tally.complete)
-        );
-    }
     Ok(())
 }
 
-/// By its symbol: `blake3_hash_many_avx2` and the like, which C and Rust alike don't mangle.
-fn is_assembly(function: &str) -> bool {
-    function.trim_start_matches('_').starts_with("blake3_")
+fn print_slowdown(experiment: &Experiment<'_>, name: &str, server: &mut Server) -> Result<()> {
+    println!("\n## What the target pays: {name}\n");
+    println!(
+        "{} rounds of {} s windows on one server lifetime, each between two unobserved ones; CPU time of the server \
+         (user + system) for each request; all sample at {FREQUENCY_HZ} Hz\n",
+        experiment.rounds, experiment.seconds
+    );
+    println!("{}", experiment.measure(server)?);
+    Ok(())
 }
 
-/// Where std begins a thread; the C library's frames below it have no symbols everywhere.
-fn is_thread_start(function: &str) -> bool {
-    function.ends_with("thread_start")
+fn print_tables(name: &str, binary: &Path, tables: &Tables) -> Result<()> {
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    let Tables {
+        files,
+        rows,
+        rules,
+        bytes,
+        source_bytes,
+        took,
+    } = *tables;
+    let PerMegabyte { ms, megabytes } = PerMegabyte::of(tables);
+    println!(
+        "| {name} | {:.1} MB | {files} | {:.3} MB | {rows} | {rules} | {:.3} MB | {megabytes:.2} MB | {:.1} ms | {ms:.1} ms |",
+        mb(fs::metadata(binary)?.len()),
+        mb(source_bytes),
+        mb(bytes),
+        took.as_secs_f64() * 1e3,
+    );
+    Ok(())
 }
 
-fn of_perf(stacks: &[perf::Stack]) -> Tally {
-    let mut tally = Tally::default();
-    for stack in stacks {
-        if stack
-            .first()
-            .and_then(Option::as_deref)
-            .is_some_and(is_assembly)
-        {
-            tally.samples += 1;
-            tally.lost += u64::from(is_lost(stack));
-            let complete = stack.iter().flatten().any(|name| is_thread_start(name));
-            tally.complete += u64::from(complete);
+/// What a megabyte (10^6 bytes) of call frame information costs.
+struct PerMegabyte {
+    ms: f64,
+    megabytes: f64,
+}
+
+impl PerMegabyte {
+    fn of(tables: &Tables) -> Self {
+        let source_megabytes = tables.source_bytes as f64 / 1e6;
+        Self {
+            ms: tables.took.as_secs_f64() * 1e3 / source_megabytes,
+            megabytes: tables.bytes as f64 / 1e6 / source_megabytes,
         }
     }
-    tally
 }
 
-fn of_holdup(report: &Path) -> Result<Tally> {
-    let text = fs::read(report).with_context(|| format!("could not read {}", report.display()))?;
-    let report: Value = serde_json::from_slice(&text).context("report.json is no JSON")?;
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let frames = list(&report["frames"]);
-    let functions = |id: &str| -> Vec<(String, bool)> {
-        list(&report["stacks"][id])
-            .iter()
-            .filter_map(|index| frames.get(usize::try_from(index.as_u64()?).ok()?))
-            .map(|frame| {
-                let function = frame["function"].as_str().unwrap_or_default().to_owned();
-                (function, frame["inlined"] == true)
-            })
-            .collect()
-    };
-    let mut tally = Tally::default();
-    let polls = list(&report["long_polls"]);
-    let shares = polls.iter().flat_map(|poll| list(&poll["shares"]));
-    for share in shares.filter(|share| share["activity"] == "on_cpu") {
-        let Some(id) = share["stack"].as_str() else {
-            continue;
-        };
-        let stack = functions(id);
-        if stack.first().is_some_and(|(name, _)| is_assembly(name)) {
-            let events = share["events"].as_u64().unwrap_or(0);
-            // An address that belongs to nothing has no name, but itself.
-            let named = |(name, inlined): &&(String, bool)| !inlined && !name.starts_with("0x");
-            let complete = stack.iter().any(|(name, _)| is_thread_start(name));
-            tally.samples += events;
-            tally.lost += if stack.iter().filter(named).count() <= 1 {
-                events
-            } else {
-                0
-            };
-            tally.complete += if complete { events } else { 0 };
-        }
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Half a megabyte that took 20 ms: 40 ms for each.
+    #[test]
+    fn tables_are_measured_against_their_source() {
+        let each = PerMegabyte::of(&Tables {
+            files: 1,
+            rows: 1,
+            rules: 1,
+            bytes: 1_000_000,
+            source_bytes: 500_000,
+            took: Duration::from_millis(20),
+        });
+        assert!((each.ms - 40.0).abs() < 1e-9);
+        assert!((each.megabytes - 2.0).abs() < 1e-9);
     }
-    Ok(tally)
 }

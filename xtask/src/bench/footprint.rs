@@ -1,0 +1,185 @@
+//! What holdup itself takes while it records a server, and until its report is written. What enters: a server under
+//! load. What leaves: its memory at most, and the time that a person waits at the end.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::interrupted::Interrupted;
+use super::observer::{Kind, Observer, Paths};
+use super::recorded::{Recorded, Tables};
+use super::server::Server;
+
+/// What it may take, symbolization included and without mapped files.
+const MEMORY_LIMIT_BYTES: u64 = 250 << 20;
+/// How long the report of half a minute may be waited for.
+const REPORT_LIMIT: Duration = Duration::from_secs(3);
+/// How often its memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long the recording is that the limits are about.
+pub const SECONDS: u64 = 30;
+
+/// The most that was seen, in bytes, as `/proc/PID/smaps_rollup` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Memory {
+    /// Resident and not of a file: heap, stacks, what was written to.
+    anonymous: u64,
+    /// Resident, pages of mapped files included, which the kernel takes back when it needs them.
+    resident: u64,
+}
+
+impl Memory {
+    fn parse(rollup: &str) -> Option<Self> {
+        let bytes = |name: &str| {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?;
+            Some(kib * 1024)
+        };
+        Some(Self {
+            anonymous: bytes("Anonymous:")?,
+            resident: bytes("Rss:")?,
+        })
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self {
+            anonymous: self.anonymous.max(other.anonymous),
+            resident: self.resident.max(other.resident),
+        }
+    }
+}
+
+/// Records the server and prints the figures. Gives back what its stacks were walked with.
+pub fn run(
+    server: &Server,
+    holdup: &Path,
+    dir: &Path,
+    interrupted: &Interrupted,
+) -> Result<Tables> {
+    let paths = Paths {
+        target: server.binary(),
+        holdup,
+        dir,
+    };
+    let observer = Observer::attach(Kind::HOLDUP, server.pid(), &paths)?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let looking = {
+        let (pid, ended) = (
+            observer.pid().context("holdup has a pid")?,
+            Arc::clone(&ended),
+        );
+        thread::spawn(move || look(pid, &ended))
+    };
+    let recorded = interrupted
+        .sleep(Duration::from_secs(SECONDS))
+        .and_then(|()| observer.owned()?.map_bytes())
+        .and_then(|map_bytes| Ok((map_bytes, observer.detach()?)));
+    ended.store(true, Ordering::Relaxed);
+    let looked = looking.join();
+    let (map_bytes, observed) = recorded?;
+    let (memory, looks) = looked.ok().context("the look at holdup's memory failed")?;
+    ensure!(looks > 0, "holdup's memory was never seen");
+
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    println!("| holdup's own | measured | limit |");
+    println!("| --- | --- | --- |");
+    println!(
+        "| memory without mapped files, at most, symbolization included (Anonymous of smaps_rollup, {looks} looks, {} ms apart) | {} | {} |",
+        LOOK_EVERY.as_millis(),
+        mib(memory.anonymous),
+        verdict(
+            memory.anonymous <= MEMORY_LIMIT_BYTES,
+            &mib(MEMORY_LIMIT_BYTES)
+        ),
+    );
+    println!(
+        "| the same with mapped files (Rss) | {} | |",
+        mib(memory.resident)
+    );
+    println!(
+        "| kernel memory of its maps: ring, stacks, tables | {} | |",
+        mib(map_bytes)
+    );
+    println!(
+        "| from the end of the recording until all is detached and written | {:.2} s | {} |",
+        observed.ending.as_secs_f64(),
+        verdict(
+            observed.ending <= REPORT_LIMIT,
+            &format!("{} s", REPORT_LIMIT.as_secs())
+        ),
+    );
+    let recorded = Recorded::read(dir)?;
+    println!(
+        "\nwhat was recorded in {:.0} s: {} long polls, {} samples, {} stacks off the CPU",
+        observed.lasted.as_secs_f64(),
+        recorded.counter("long_polls")?,
+        recorded.walks("sample")?,
+        recorded.walks("off_cpu")?,
+    );
+    recorded.tables()
+}
+
+fn verdict(kept: bool, limit: &str) -> String {
+    format!("{limit}: {}", if kept { "kept" } else { "EXCEEDED" })
+}
+
+/// The most of a process's memory, and how often it was looked at, until it has ended.
+fn look(pid: u32, ended: &AtomicBool) -> (Memory, u64) {
+    let (mut most, mut looks) = (Memory::default(), 0);
+    while !ended.load(Ordering::Relaxed) {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+        // Empty once the process is a zombie.
+        if let Some(memory) = rollup.ok().as_deref().and_then(Memory::parse) {
+            most = most.most(memory);
+            looks += 1;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    (most, looks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel prints it.
+    #[test]
+    fn memory_is_read_from_a_rollup() {
+        let rollup = "55d7f6f3b000-7ffd8fbfe000 ---p 00000000 00:00 0    [rollup]\n\
+                      Rss:                2108 kB\nPss:                 500 kB\n\
+                      Pss_Anon:             80 kB\nAnonymous:           100 kB\n";
+        let memory = Memory::parse(rollup).expect("it has both");
+        let expected = Memory {
+            anonymous: 100 << 10,
+            resident: 2108 << 10,
+        };
+        assert_eq!(memory, expected);
+        assert_eq!(Memory::parse(""), None);
+    }
+
+    /// Both have their own maximum: they need not be seen at the same time.
+    #[test]
+    fn each_figure_has_its_own_maximum() {
+        let (one, other) = (
+            Memory {
+                anonymous: 5,
+                resident: 10,
+            },
+            Memory {
+                anonymous: 1,
+                resident: 20,
+            },
+        );
+        let most = Memory {
+            anonymous: 5,
+            resident: 20,
+        };
+        assert_eq!(one.most(other), most);
+    }
+}
