@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::interrupted::Interrupted;
 use super::observer::{Kind, Observer, Paths};
 use super::recorded::{Recorded, Tables};
-use super::server::Server;
+use super::server::{Server, cpu_time};
 
 /// What it may take, symbolization included and without mapped files.
 const MEMORY_LIMIT_BYTES: u64 = 250 << 20;
@@ -55,6 +55,15 @@ impl Memory {
     }
 }
 
+/// What was seen of a process until it ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    memory: Memory,
+    /// CPU time that it took in all, but for what it took after the last look.
+    cpu: Duration,
+    looks: u64,
+}
+
 /// Records the server and prints the figures. Gives back what its stacks were walked with.
 pub fn run(
     server: &Server,
@@ -78,12 +87,16 @@ pub fn run(
     };
     let recorded = interrupted
         .sleep(Duration::from_secs(SECONDS))
-        .and_then(|()| observer.owned()?.map_bytes())
-        .and_then(|map_bytes| Ok((map_bytes, observer.detach()?)));
+        .and_then(|()| Ok((observer.owned()?.map_bytes()?, observer.cpu()?)))
+        .and_then(|(map_bytes, cpu)| Ok((map_bytes, cpu, observer.detach()?)));
     ended.store(true, Ordering::Relaxed);
-    let looked = looking.join();
-    let (map_bytes, observed) = recorded?;
-    let (memory, looks) = looked.ok().context("the look at holdup's memory failed")?;
+    let seen = looking.join();
+    let (map_bytes, cpu, observed) = recorded?;
+    let Seen {
+        memory,
+        cpu: cpu_at_end,
+        looks,
+    } = seen.ok().context("the look at holdup's memory failed")?;
     ensure!(looks > 0, "holdup's memory was never seen");
 
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
@@ -114,6 +127,14 @@ pub fn run(
             &format!("{} s", REPORT_LIMIT.as_secs())
         ),
     );
+    println!(
+        "| CPU time that it takes for that | {:.2} s | |",
+        cpu_at_end.saturating_sub(cpu).as_secs_f64()
+    );
+    println!(
+        "| CPU time while recording, attaching included | {:.2} s | |",
+        cpu.as_secs_f64()
+    );
     let recorded = Recorded::read(dir)?;
     println!(
         "\nwhat was recorded in {:.0} s: {} long polls, {} samples, {} stacks off the CPU",
@@ -129,19 +150,22 @@ fn verdict(kept: bool, limit: &str) -> String {
     format!("{limit}: {}", if kept { "kept" } else { "EXCEEDED" })
 }
 
-/// The most of a process's memory, and how often it was looked at, until it has ended.
-fn look(pid: u32, ended: &AtomicBool) -> (Memory, u64) {
-    let (mut most, mut looks) = (Memory::default(), 0);
+/// Looks at a process until it has ended.
+fn look(pid: u32, ended: &AtomicBool) -> Seen {
+    let mut seen = Seen::default();
     while !ended.load(Ordering::Relaxed) {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
         // Empty once the process is a zombie.
         if let Some(memory) = rollup.ok().as_deref().and_then(Memory::parse) {
-            most = most.most(memory);
-            looks += 1;
+            seen.memory = seen.memory.most(memory);
+            seen.looks += 1;
+        }
+        if let Ok(cpu) = cpu_time(pid) {
+            seen.cpu = cpu;
         }
         thread::sleep(LOOK_EVERY);
     }
-    (most, looks)
+    seen
 }
 
 #[cfg(test)]
