@@ -35,6 +35,10 @@ const ON_CPU: &str = "cpu_sample";
 /// The program that runs at each context switch.
 const OFF_CPU: &str = "sched_switch";
 
+/// Scenarios of the workload: polls that burn crypto, and polls that are in many ways deep, some of 200 frames.
+const SHALLOW: &str = "crypto";
+const DEEP: &str = "stacks";
+
 /// Enough old polls; the workload's burn for some milliseconds each.
 const SAMPLING: Kind = Kind::Holdup("1ms");
 
@@ -95,35 +99,28 @@ struct Recording {
 
 /// Measures, prints the figures, and gives back the tables that the workload's stacks were walked with.
 pub fn run(experiment: &Experiment<'_>) -> Result<Tables> {
-    let shallow = experiment.start("crypto")?;
-    let deep = experiment.start("stacks")?;
-    let idle = {
-        let no_polls = experiment.start("condvar")?;
-        experiment.record(Kind::HOLDUP, &no_polls)?.off_cpu.cost
-    };
-    let off_cpu_idle_ns = per_run(idle)?;
-    let on_cpu_idle = [&shallow, &deep]
-        .map(|target| experiment.record(Kind::HOLDUP_NO_POLL, target))
+    let without_polls = experiment.record(Kind::HOLDUP, "condvar")?;
+    let off_cpu_idle_ns = per_run(without_polls.off_cpu)?;
+    let on_cpu_idle_ns = [SHALLOW, DEEP]
         .into_iter()
-        .map(|recording| per_run(recording?.on_cpu.cost))
+        .map(|scenario| per_run(experiment.record(Kind::HOLDUP_NO_POLL, scenario)?.on_cpu))
         .collect::<Result<Vec<_>>>()?;
-
     let (mut shallows, mut deeps) = (Vec::new(), Vec::new());
     for _ in 0..experiment.rounds {
-        shallows.push(experiment.record(SAMPLING, &shallow)?);
-        deeps.push(experiment.record(SAMPLING, &deep)?);
+        shallows.push(experiment.record(SAMPLING, SHALLOW)?);
+        deeps.push(experiment.record(SAMPLING, DEEP)?);
     }
 
     println!(
         "| program | workload | ns of a run without a stack | stacks | frames each | ns each stack: median (range) | that by frames, ns |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for (workload, recordings, on_cpu_idle_ns) in [
-        ("crypto", &shallows, on_cpu_idle[0]),
-        ("stacks", &deeps, on_cpu_idle[1]),
+    for (workload, recordings, idle_ns) in [
+        (SHALLOW, &shallows, on_cpu_idle_ns[0]),
+        (DEEP, &deeps, on_cpu_idle_ns[1]),
     ] {
         let on_cpu = recordings.iter().map(|recording| recording.on_cpu);
-        row(ON_CPU, workload, on_cpu, on_cpu_idle_ns);
+        row(ON_CPU, workload, on_cpu, idle_ns);
         let off_cpu = recordings.iter().map(|recording| recording.off_cpu);
         row(OFF_CPU, workload, off_cpu, off_cpu_idle_ns);
     }
@@ -132,7 +129,8 @@ pub fn run(experiment: &Experiment<'_>) -> Result<Tables> {
         .iter()
         .zip(&deeps)
         .map(|(shallow, deep)| {
-            let point = |of: &Activity, idle: usize| (of.depth, of.ns_per_stack(on_cpu_idle[idle]));
+            let point =
+                |of: &Activity, idle: usize| (of.depth, of.ns_per_stack(on_cpu_idle_ns[idle]));
             Line::through(point(&shallow.on_cpu, 0), point(&deep.on_cpu, 1))
         })
         .collect();
@@ -149,19 +147,18 @@ pub fn run(experiment: &Experiment<'_>) -> Result<Tables> {
 }
 
 impl Experiment<'_> {
-    fn start(&self, scenario: &str) -> Result<Target> {
-        // It is ended after the measurement, and ends by itself if nobody does that.
-        Target::start(Command::new(&self.contention).args([
+    /// Records a scenario of the workload, which runs for that alone: two at a time take each other's caches.
+    ///
+    /// The statistics are read a moment before the recording ends, and count the warm-up too: a percent of
+    /// the runs, nearly all without a stack.
+    fn record(&self, kind: Kind, scenario: &str) -> Result<Recording> {
+        // It is ended with its handle, and ends by itself if nobody does that.
+        let target = Target::start(Command::new(&self.contention).args([
             "--scenario",
             scenario,
             "--seconds",
-            "1800",
-        ]))
-    }
-
-    /// The statistics are read a moment before the recording ends, and count the warm-up too: a percent of
-    /// the runs, nearly all without a stack.
-    fn record(&self, kind: Kind, target: &Target) -> Result<Recording> {
+            "600",
+        ]))?;
         let paths = Paths {
             target: &self.contention,
             holdup: self.holdup,
@@ -195,9 +192,13 @@ impl Experiment<'_> {
     }
 }
 
-/// Of a recording without stacks.
-fn per_run(cost: Cost) -> Result<f64> {
-    ensure!(cost.runs > 0, "the program did not run");
+/// Nanoseconds of each run, in a recording that is to have no stack.
+fn per_run(Activity { cost, stacks, .. }: Activity) -> Result<f64> {
+    ensure!(
+        stacks * 1000 <= cost.runs,
+        "{stacks} stacks in {} runs that should have taken none",
+        cost.runs
+    );
     Ok(cost.ns as f64 / cost.runs as f64)
 }
 
