@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::command;
@@ -135,6 +135,47 @@ impl Programs {
     }
 }
 
+/// A program of one process, which can be looked at often: it is a read of a file.
+pub struct Loaded(PathBuf);
+
+impl Loaded {
+    /// The program of this name.
+    pub fn find(pid: u32, name: &str) -> Result<Self> {
+        let programs = Programs::now()?;
+        let dir = format!("/proc/{pid}/fdinfo");
+        for entry in fs::read_dir(&dir).with_context(|| format!("could not list {dir}"))? {
+            let path = entry?.path();
+            let info = fs::read_to_string(&path).unwrap_or_default();
+            let named = |id| programs.0.get(&id).is_some_and(|(of, _)| of == name);
+            if cost_in(&info).is_some() && field(&info, "prog_id").is_some_and(named) {
+                return Ok(Self(path));
+            }
+        }
+        bail!("process {pid} has no program {name}")
+    }
+
+    /// So far.
+    pub fn cost(&self) -> Result<Cost> {
+        let info = fs::read_to_string(&self.0)
+            .with_context(|| format!("could not read {}", self.0.display()))?;
+        cost_in(&info).with_context(|| format!("no statistics in {}", self.0.display()))
+    }
+}
+
+/// A link's file names its program, but only the program's own has this.
+fn cost_in(info: &str) -> Option<Cost> {
+    Some(Cost {
+        runs: field(info, "run_cnt")?,
+        ns: field(info, "run_time_ns")?,
+    })
+}
+
+fn field(info: &str, name: &str) -> Option<u64> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .and_then(|value| value.trim().parse().ok())
+}
+
 /// All programs or maps in the kernel.
 fn bpftool(what: &str) -> Result<Vec<Value>> {
     let json = command::output(Command::new("bpftool").args(["--json", what, "show"]))?;
@@ -179,6 +220,9 @@ mod tests {
         owned.add("link_type:\tuprobe_multi\nlink_id:\t7\nprog_id:\t41\n");
         owned.add("map_type:\t27\nmap_id:\t12\nfrozen:\t0\n");
         owned.add("");
+        let program = "prog_type:\t7\nprog_id:\t41\nrun_time_ns:\t900\nrun_cnt:\t9\n";
+        assert_eq!(cost_in(program), Some(Cost { runs: 9, ns: 900 }));
+        assert_eq!(cost_in("link_id:\t7\nprog_id:\t41\n"), None);
         assert_eq!((owned.programs, owned.maps), ([41].into(), [12].into()));
     }
 }

@@ -5,6 +5,7 @@ mod bpf_stats;
 mod experiment;
 mod footprint;
 mod interrupted;
+mod line;
 mod observer;
 pub mod overhead;
 mod perf;

@@ -28,6 +28,22 @@ pub struct Stack {
     pub times: u64,
 }
 
+impl Stack {
+    /// Frames that the kernel side walked.
+    pub fn depth(&self) -> u64 {
+        self.frames.iter().filter(|frame| !frame.inlined).count() as u64
+    }
+}
+
+/// A long poll.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// By CLOCK_MONOTONIC.
+    pub start_ns: u64,
+    pub duration_ns: u64,
+    pub sampled: Vec<Stack>,
+}
+
 /// What stacks were walked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
@@ -82,19 +98,48 @@ impl Recorded {
 
     /// The stacks of what long polls did, where what they did is one of these.
     pub fn stacks(&self, activities: &[&str]) -> Vec<Stack> {
-        let frames: Vec<Frame> = list(&self.0["frames"])
+        let frames = self.frames();
+        list(&self.0["long_polls"])
+            .flat_map(|poll| self.stacks_of(poll, activities, &frames))
+            .collect()
+    }
+
+    /// The long polls, with the stacks that were sampled in them.
+    pub fn polls(&self) -> Result<Vec<Poll>> {
+        let recording_start_ns = self.number("/capture/started_monotonic_ns")?;
+        let frames = self.frames();
+        list(&self.0["long_polls"])
+            .map(|poll| {
+                let number = |name: &str| {
+                    poll[name]
+                        .as_u64()
+                        .with_context(|| format!("a long poll has no {name}"))
+                };
+                Ok(Poll {
+                    start_ns: recording_start_ns + number("start_ns")?,
+                    duration_ns: number("duration_ns")?,
+                    sampled: self.stacks_of(poll, &["on_cpu"], &frames),
+                })
+            })
+            .collect()
+    }
+
+    fn frames(&self) -> Vec<Frame> {
+        list(&self.0["frames"])
             .map(|frame| Frame {
                 function: frame["function"].as_str().unwrap_or_default().to_owned(),
                 inlined: frame["inlined"] == true,
             })
-            .collect();
+            .collect()
+    }
+
+    fn stacks_of(&self, poll: &Value, activities: &[&str], frames: &[Frame]) -> Vec<Stack> {
         let frames_of = |id: &str| {
             list(&self.0["stacks"][id])
                 .filter_map(|index| frames.get(usize::try_from(index.as_u64()?).ok()?).cloned())
                 .collect()
         };
-        list(&self.0["long_polls"])
-            .flat_map(|poll| list(&poll["shares"]))
+        list(&poll["shares"])
             .filter(|share| {
                 let activity = share["activity"].as_str();
                 activity.is_some_and(|activity| activities.contains(&activity))
@@ -120,8 +165,7 @@ impl Recorded {
 pub fn mean_depth(stacks: &[Stack]) -> f64 {
     let (mut frames, mut times) = (0, 0);
     for stack in stacks {
-        let own = stack.frames.iter().filter(|frame| !frame.inlined).count() as u64;
-        frames += own * stack.times;
+        frames += stack.depth() * stack.times;
         times += stack.times;
     }
     frames as f64 / times as f64
@@ -136,6 +180,7 @@ mod tests {
     use super::*;
 
     const REPORT: &[u8] = br#"{
+        "capture": {"started_monotonic_ns": 1000},
         "counters": {"samples": 5},
         "coverage": {
             "unwinding": [{"kind": "uprobe", "taken": 1}, {"kind": "sample", "taken": 4}],
@@ -144,7 +189,7 @@ mod tests {
         "frames": [{"function": "add", "inlined": true}, {"function": "sum", "inlined": false},
             {"function": "main", "inlined": false}],
         "stacks": {"0x1": [0, 1, 2], "0x2": [2]},
-        "long_polls": [{"shares": [
+        "long_polls": [{"start_ns": 20, "duration_ns": 30, "shares": [
             {"activity": "on_cpu", "stack": "0x1", "events": 3},
             {"activity": "on_cpu", "events": 1},
             {"activity": "sleep", "stack": "0x2", "events": 9},
@@ -158,6 +203,15 @@ mod tests {
         assert_eq!(stacks[0].frames.len(), 3);
         assert!((mean_depth(&stacks) - 7.0 / 4.0).abs() < 1e-9);
         assert!(mean_depth(&[]).is_nan());
+        Ok(())
+    }
+
+    /// In the report, times count from the recording's start.
+    #[test]
+    fn polls_are_of_the_monotonic_clock() -> Result<()> {
+        let polls = Recorded::parse(REPORT)?.polls()?;
+        assert_eq!((polls[0].start_ns, polls[0].duration_ns), (1020, 30));
+        assert_eq!(polls[0].sampled.len(), 2);
         Ok(())
     }
 

@@ -1,32 +1,32 @@
-//! What a stack costs in the kernel, frame by frame. What enters: a program with shallow stacks and one with deep ones.
-//! What leaves: nanoseconds for each frame and for each stack.
+//! What a stack costs in the kernel, frame by frame. What enters: a program with shallow stacks and one in which they are
+//! of many depths. What leaves: nanoseconds for each frame and for each stack.
 //!
 //! The kernel's statistics give the time of holdup's programs, but no time of its parts. So:
 //!
 //! ```text
 //! stack = (time of all runs - runs without a stack * what such a run takes) / stacks
-//! frame = (stack of the deep program - stack of the shallow one) / (frames of the deep - frames of the shallow)
-//! base  = stack of the shallow program - its frames * frame
 //! ```
 //!
 //! What a run without a stack takes is measured where there is no other: the CPU clock's program with a threshold that no
 //! poll reaches, the scheduler's with a target that never polls. The statistics' own cost, two looks at the
 //! clock, is in all of them, and goes out with what is subtracted.
 //!
-//! Where the line errs: the deep program is deep by recursion, whose rows of the tables are in the caches after the first
-//! turn. So a frame of a function that was not met before costs more than the line says, and that is in the
-//! base. Whole stacks divided by their frames stand beside it: the truth is between the two.
+//! For frames, the recordings of the second program are cut into windows. Of each the kernel says how long its runs
+//! took, and the report how many stacks were taken and how deep: those of the polls that were under way, in equal
+//! parts over each poll. A poll at the window's edge is so taken a little wrongly, which errs to both sides.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::bpf_stats::{Cost, Enabled, Programs};
+use super::bpf_stats::{Cost, Enabled, Loaded, Programs};
 use super::interrupted::Interrupted;
+use super::line::{Line, Window};
 use super::observer::{Kind, Observer, Paths};
-use super::recorded::{Recorded, Tables, mean_depth};
+use super::recorded::{Poll, Recorded, Tables, mean_depth};
 use super::spread::Spread;
 use crate::demo::Target;
 
@@ -35,7 +35,11 @@ const ON_CPU: &str = "cpu_sample";
 /// The program that runs at each context switch.
 const OFF_CPU: &str = "sched_switch";
 
-/// Scenarios of the workload: polls that burn crypto, and polls that are in many ways deep, some of 200 frames.
+/// Some polls long, and short enough for their depths to differ from one to the next.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Scenarios of the workload: polls that burn crypto, which takes the caches too, and polls of many depths, up to hundreds
+/// of frames.
 const SHALLOW: &str = "crypto";
 const DEEP: &str = "stacks";
 
@@ -72,28 +76,80 @@ impl Activity {
     }
 }
 
-/// The cost of a stack as a line over its depth.
+/// A part of a recording, as the CPU clock's program saw it.
 #[derive(Clone, Copy, Debug)]
-struct Line {
-    frame_ns: f64,
-    base_ns: f64,
+struct Slice {
+    cost: Cost,
+    /// Not whole numbers: a poll may be in several slices.
+    stacks: f64,
+    frames: f64,
 }
 
-impl Line {
-    /// Through two points of depth and nanoseconds.
-    fn through(shallow: (f64, f64), deep: (f64, f64)) -> Self {
-        let frame_ns = (deep.1 - shallow.1) / (deep.0 - shallow.0);
-        Self {
-            frame_ns,
-            base_ns: shallow.1 - shallow.0 * frame_ns,
+impl Slice {
+    fn window(&self, without_stack_ns: f64) -> Window {
+        let others = (self.cost.runs as f64 - self.stacks).max(0.0);
+        Window {
+            stacks: self.stacks,
+            frames: self.frames,
+            ns: self.cost.ns as f64 - others * without_stack_ns,
         }
     }
+}
+
+/// The statistics at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// By CLOCK_MONOTONIC.
+    at_ns: u64,
+    cost: Cost,
+}
+
+impl Look {
+    fn at(program: &Loaded) -> Result<Self> {
+        let cost = program.cost()?;
+        let now = clock_gettime(ClockId::Monotonic);
+        let seconds = u64::try_from(now.tv_sec).context("the clock runs from zero")?;
+        Ok(Self {
+            at_ns: seconds * 1_000_000_000 + u64::try_from(now.tv_nsec)?,
+            cost,
+        })
+    }
+}
+
+/// Shares the stacks of polls out over what lies between two looks each.
+fn slices(looks: &[Look], polls: &[Poll]) -> Vec<Slice> {
+    let slice = |pair: &[Look]| {
+        let &[from, to] = pair else { return None };
+        let (mut stacks, mut frames) = (0.0, 0.0);
+        for poll in polls {
+            let start_ns = poll.start_ns.max(from.at_ns);
+            let end_ns = (poll.start_ns + poll.duration_ns).min(to.at_ns);
+            let part = end_ns.saturating_sub(start_ns) as f64 / poll.duration_ns as f64;
+            if part > 0.0 {
+                for stack in &poll.sampled {
+                    stacks += part * stack.times as f64;
+                    frames += part * (stack.times * stack.depth()) as f64;
+                }
+            }
+        }
+        Some(Slice {
+            cost: Cost {
+                runs: to.cost.runs - from.cost.runs,
+                ns: to.cost.ns - from.cost.ns,
+            },
+            stacks,
+            frames,
+        })
+    };
+    looks.windows(2).filter_map(slice).collect()
 }
 
 /// What both programs did during one recording, and what it was recorded with.
 struct Recording {
     on_cpu: Activity,
     off_cpu: Activity,
+    /// Of the CPU clock's program.
+    slices: Vec<Slice>,
     tables: Tables,
 }
 
@@ -125,20 +181,24 @@ pub fn run(experiment: &Experiment<'_>) -> Result<Tables> {
         row(OFF_CPU, workload, off_cpu, off_cpu_idle_ns);
     }
 
-    let lines: Vec<Line> = shallows
+    let lines: Vec<Line> = deeps
         .iter()
-        .zip(&deeps)
-        .map(|(shallow, deep)| {
-            let point =
-                |of: &Activity, idle: usize| (of.depth, of.ns_per_stack(on_cpu_idle_ns[idle]));
-            Line::through(point(&shallow.on_cpu, 0), point(&deep.on_cpu, 1))
+        .filter_map(|recording| {
+            let windows: Vec<Window> = recording
+                .slices
+                .iter()
+                .map(|slice| slice.window(on_cpu_idle_ns[1]))
+                .collect();
+            Line::through(&windows)
         })
         .collect();
     println!(
-        "\nof {ON_CPU}, a line through both workloads in each round, median (range): each frame {:.0} ns, \
+        "\nof {ON_CPU} in {DEEP}, by least squares over windows of {} ms, median (range) of {} recordings: each frame {:.0} ns, \
          and each stack beside its frames {:.0} ns (registers, cold caches, interning, the event)",
+        SLICE.as_millis(),
+        lines.len(),
         Spread::of(lines.iter().map(|line| line.frame_ns)),
-        Spread::of(lines.iter().map(|line| line.base_ns)),
+        Spread::of(lines.iter().map(|line| line.stack_ns)),
     );
     deeps
         .last()
@@ -167,7 +227,14 @@ impl Experiment<'_> {
         let statistics = Enabled::new()?;
         let before = Programs::now()?;
         let observer = Observer::attach(kind, target.pid(), &paths)?;
-        self.interrupted.sleep(Duration::from_secs(self.seconds))?;
+        let pid = observer.pid().context("holdup has a pid")?;
+        let program = Loaded::find(pid, ON_CPU)?;
+        let mut looks = vec![Look::at(&program)?];
+        let end = Instant::now() + Duration::from_secs(self.seconds);
+        while Instant::now() < end {
+            self.interrupted.sleep(SLICE)?;
+            looks.push(Look::at(&program)?);
+        }
         let owned = observer.owned()?;
         let programs = Programs::now()?;
         observer.detach()?;
@@ -187,6 +254,7 @@ impl Experiment<'_> {
         Ok(Recording {
             on_cpu: activity(ON_CPU, "sample", &["on_cpu"])?,
             off_cpu: activity(OFF_CPU, "off_cpu", &["run_queue", "sleep"])?,
+            slices: slices(&looks, &recorded.polls()?),
             tables: recorded.tables()?,
         })
     }
@@ -221,6 +289,7 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::recorded::{Frame, Stack};
 
     /// Ten runs, four with a stack: the other six cost what runs without a stack do.
     #[test]
@@ -236,11 +305,43 @@ mod tests {
         assert!((activity.ns_per_stack(100.0) - 5_000.0).abs() < 1e-9);
     }
 
-    /// What does not grow with the depth is the stack's own.
+    /// A poll of four samples that lies by three quarters in the second slice; another that is in neither.
     #[test]
-    fn a_line_tells_frames_from_the_stack() {
-        let line = Line::through((20.0, 2_000.0 + 20.0 * 90.0), (50.0, 2_000.0 + 50.0 * 90.0));
-        assert!((line.frame_ns - 90.0).abs() < 1e-9);
-        assert!((line.base_ns - 2_000.0).abs() < 1e-9);
+    fn polls_are_shared_out_over_slices() {
+        let look = |at_ns, runs| Look {
+            at_ns,
+            cost: Cost {
+                runs,
+                ns: runs * 100,
+            },
+        };
+        let frame = |function: &str, inlined| Frame {
+            function: function.to_owned(),
+            inlined,
+        };
+        let poll = |start_ns, duration_ns| Poll {
+            start_ns,
+            duration_ns,
+            sampled: vec![Stack {
+                frames: vec![
+                    frame("add", true),
+                    frame("sum", false),
+                    frame("main", false),
+                ],
+                times: 4,
+            }],
+        };
+        let looks = [look(1_000, 10), look(2_000, 20), look(3_000, 50)];
+        let slices = slices(&looks, &[poll(1_900, 400), poll(3_000, 10)]);
+        assert_eq!(slices.len(), 2);
+        assert_eq!((slices[0].stacks, slices[0].frames), (1.0, 2.0));
+        assert_eq!((slices[1].stacks, slices[1].frames), (3.0, 6.0));
+        let runs = |slice: &Slice| (slice.cost.runs, slice.cost.ns);
+        assert_eq!(
+            (runs(&slices[0]), runs(&slices[1])),
+            ((10, 1_000), (30, 3_000))
+        );
+        // 27 runs without a stack.
+        assert!((slices[1].window(10.0).ns - 2_730.0).abs() < 1e-9);
     }
 }
