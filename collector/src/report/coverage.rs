@@ -417,7 +417,7 @@ fn unwinding_note(kind: &Unwinding) -> Option<String> {
         .filter(|outcome| **outcome != WalkOutcome::Complete)
         .filter_map(|outcome| {
             let times = kind.outcomes.get(outcome.name())?;
-            Some(format!("{times} {}", in_words(*outcome)))
+            Some(format!("{times} {}", outcome.in_words()))
         })
         .collect();
     let rest = if short.is_empty() {
@@ -429,22 +429,6 @@ fn unwinding_note(kind: &Unwinding) -> Option<String> {
         "Stacks of {of}: {} of {} complete{rest}.",
         kind.complete, kind.taken
     ))
-}
-
-/// What cut a stack short.
-fn in_words(outcome: WalkOutcome) -> &'static str {
-    match outcome {
-        WalkOutcome::Complete => "complete",
-        WalkOutcome::Unmapped => "in code that holdup had not seen mapped yet",
-        WalkOutcome::NoTable => "in code without an unwind table",
-        WalkOutcome::NoCfi => "in a function without unwind information",
-        WalkOutcome::BadRow => "at unwind information that is not understood",
-        WalkOutcome::ReadFault => "at stack memory that could not be read",
-        WalkOutcome::TooDeep => "with more frames than are kept",
-        WalkOutcome::NoRegisters => "without registers",
-        WalkOutcome::NoRoom => "with no room to work in",
-        WalkOutcome::Unknown => "for a reason that this version does not know",
-    }
 }
 
 fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {

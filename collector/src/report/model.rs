@@ -41,6 +41,9 @@ pub struct Report {
     /// The stacks that the entries above name: indices in `frames`, innermost first, from the code that ran
     /// to the thread's start.
     pub stacks: BTreeMap<String, Vec<usize>>,
+    /// Those of `stacks` whose walk did not reach the thread's start: their outermost callers are missing. The
+    /// reasons are those in `coverage.unwinding`.
+    pub cut_stacks: BTreeMap<String, String>,
     /// The frames of those stacks, with whole names, each once.
     pub frames: Vec<NamedFrame>,
     /// What is missing in these lists, because a report of a huge recording would be too large.
