@@ -246,6 +246,7 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
             let frame_pointer_at = match rule.frame_pointer {
                 SAVED_AT_CFA => offset(cfa, rule.frame_pointer_offset),
                 SAVED_AT_STACK_POINTER => offset(walk.stack_pointer, rule.frame_pointer_offset),
+                SAVED_AT_FRAME_POINTER => offset(walk.frame_pointer, rule.frame_pointer_offset),
                 SAVED_LOST => {
                     frame_pointer = 0;
                     0

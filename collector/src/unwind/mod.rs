@@ -11,6 +11,8 @@
 //! the kernel side counts when a stack meets it.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod binaries;
 mod layout;
 mod registry;
 mod rule;

@@ -149,10 +149,12 @@ pub(super) fn of_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
             }
         }
     };
-    let stack_relative = |written: &gimli::UnwindExpression<usize>| {
+    // Where an expression says that a register was saved.
+    let saved_at = |written: &gimli::UnwindExpression<usize>| {
         let ops = expression(written)?;
         match parse(&ops)?.as_slice() {
-            [Op::StackPointer(offset)] => Some(*offset),
+            [Op::StackPointer(offset)] => Some((SAVED_AT_STACK_POINTER, *offset)),
+            [Op::FramePointer(offset)] => Some((SAVED_AT_FRAME_POINTER, *offset)),
             _ => None,
         }
     };
@@ -165,12 +167,12 @@ pub(super) fn of_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
             }
             Err(_) => return UNSUPPORTED,
         },
-        Some(RegisterRule::Expression(written)) => match stack_relative(&written) {
-            Some(offset) => {
+        Some(RegisterRule::Expression(written)) => match saved_at(&written) {
+            Some((SAVED_AT_STACK_POINTER, offset)) => {
                 rule.return_address = SAVED_AT_STACK_POINTER;
                 rule.return_address_offset = offset;
             }
-            None => return UNSUPPORTED,
+            _ => return UNSUPPORTED,
         },
         // Still in the link register.
         None | Some(RegisterRule::SameValue) if architecture == Architecture::Aarch64 => {}
@@ -182,9 +184,9 @@ pub(super) fn of_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
             rule.frame_pointer = SAVED_AT_CFA;
             rule.frame_pointer_offset = offset as i32;
         }
-        Some(RegisterRule::Expression(written)) => match stack_relative(&written) {
-            Some(offset) => {
-                rule.frame_pointer = SAVED_AT_STACK_POINTER;
+        Some(RegisterRule::Expression(written)) => match saved_at(&written) {
+            Some((at, offset)) => {
+                rule.frame_pointer = at;
                 rule.frame_pointer_offset = offset;
             }
             None => rule.frame_pointer = SAVED_LOST,

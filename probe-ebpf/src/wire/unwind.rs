@@ -103,8 +103,10 @@ pub const SAVED_NOWHERE: u8 = 0;
 pub const SAVED_AT_CFA: u8 = 1;
 /// It is the word at stack pointer + offset.
 pub const SAVED_AT_STACK_POINTER: u8 = 2;
+/// It is the word at frame pointer + offset.
+pub const SAVED_AT_FRAME_POINTER: u8 = 3;
 /// It can't be known.
-pub const SAVED_LOST: u8 = 3;
+pub const SAVED_LOST: u8 = 4;
 
 /// How to get from a frame's registers to its caller's. The CFA (canonical frame address, DWARF 5, 6.4) is the
 /// caller's stack pointer.
