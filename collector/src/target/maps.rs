@@ -172,6 +172,7 @@ impl Module {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Modules {
     modules: Vec<Module>,
+    without_file: Vec<Mapping>,
 }
 
 impl Modules {
@@ -194,13 +195,17 @@ impl Modules {
     /// (Comparing inodes instead would fail on file systems where `maps` and `stat` differ.)
     pub fn parse(maps: &[u8], entry: Option<u64>) -> Modules {
         let mut modules: Vec<Module> = Vec::new();
+        let mut without_file = Vec::new();
         let mappings = maps
             .split(|&byte| byte == b'\n')
             .filter_map(Mapping::parse)
             .filter(|mapping| mapping.executable)
             .take(MAPPINGS_LIMIT);
         for mapping in mappings {
-            let Some(file) = mapping.file else { continue };
+            let Some(file) = mapping.file else {
+                without_file.push(mapping);
+                continue;
+            };
             let is_main = entry.is_some_and(|entry| mapping.contains(entry));
             let at = modules.iter().position(|module| module.file == file);
             let at = at.unwrap_or_else(|| {
@@ -217,12 +222,21 @@ impl Modules {
             modules[at].is_main |= is_main;
             modules[at].code.push(mapping);
         }
-        Modules { modules }
+        Modules {
+            modules,
+            without_file,
+        }
     }
 
     /// Each module.
     pub fn iter(&self) -> impl Iterator<Item = &Module> {
         self.modules.iter()
+    }
+
+    /// Executable mappings that no file is behind: the kernel's own (`[vdso]`, `[uprobes]`), and code that was
+    /// made at run time.
+    pub fn without_file(&self) -> &[Mapping] {
+        &self.without_file
     }
 
     /// The main program.
