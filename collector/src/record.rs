@@ -25,7 +25,9 @@ use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
-use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError};
+use crate::target::{
+    AttachPlan, DebugSearch, DebugSources, Family, Modules, Process, Site, TargetError,
+};
 use holdup_probe_ebpf::wire;
 
 /// What to record.
@@ -37,6 +39,8 @@ pub struct Options {
     pub capture: PathBuf,
     /// What the programs are loaded with.
     pub probes: probe::Config,
+    /// Where debug information may be.
+    pub debug_sources: DebugSources,
 }
 
 /// Polls that return to a place without a probe are seen to end only at the thread's next poll. The
@@ -93,7 +97,8 @@ pub async fn record(
     interrupted: impl Future<Output = ()>,
     started: impl FnOnce(&Started),
 ) -> Result<(), RecordError> {
-    let plan = process.plan()?;
+    let search = DebugSearch::new(process, &options.debug_sources);
+    let plan = process.plan(&search)?;
     if plan.polls.is_empty() && plan.slow_paths.is_empty() {
         return Err(RecordError::NothingToProbe {
             pid: process.pid().0,
@@ -101,7 +106,7 @@ pub async fn record(
             why: plan.why_nothing(),
         });
     }
-    let mut recording = Recording::attach(process, &plan, options)?;
+    let mut recording = Recording::attach(process, &plan, &search, options)?;
     recording.warm_up().await?;
     started(&recording.begin()?);
     let reason = recording.run(options.duration, interrupted).await?;
@@ -128,7 +133,8 @@ struct Recording<'a> {
     families: Vec<ProbeFamily>,
     return_sites: Vec<ReturnSite>,
     /// Modules' files stay open, so that names are found also when the target is gone by then.
-    symbolizer: ProcessSymbolizer,
+    symbolizer: ProcessSymbolizer<'a>,
+    search: &'a DebugSearch,
     execed: bool,
 }
 
@@ -136,10 +142,11 @@ impl<'a> Recording<'a> {
     fn attach(
         process: &'a Process,
         plan: &'a AttachPlan,
+        search: &'a DebugSearch,
         options: &'a Options,
     ) -> Result<Self, RecordError> {
         let config = &options.probes;
-        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&process.modules()?));
+        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&process.modules()?), search);
         let began = Instant::now();
         let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
         let records = probes.records()?;
@@ -169,6 +176,7 @@ impl<'a> Recording<'a> {
             families,
             return_sites,
             symbolizer,
+            search,
             execed: false,
         };
         recording.meta.attach = Nanos(began.elapsed().as_nanos() as u64);
@@ -339,13 +347,16 @@ impl<'a> Recording<'a> {
             && let Ok(modules) = self.process.modules()
             && !self.process.has_exited()
         {
-            self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules));
+            self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
         }
         let addresses: BTreeSet<u64> = stacks
             .values()
             .flat_map(|stack| SymbolTable::lookup_addresses(stack))
             .collect();
-        let symbols = self.symbolizer.symbolize(addresses);
+        let mut symbols = self.symbolizer.symbolize(addresses);
+        symbols
+            .refused
+            .splice(0..0, self.plan.binary.refused.clone());
         let rest = Rest {
             probes: self.families,
             poll_sites,
@@ -555,8 +566,8 @@ fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
                 end: mapping.end,
                 file_offset: mapping.file_offset,
                 name: module.name(),
+                path: module.path.clone(),
                 path_to_open: module.path_to_open.clone().unwrap_or_default(),
-                build_id: None,
             })
         })
         .collect()

@@ -35,6 +35,29 @@ pub fn future(name: &str) -> String {
     cut(&short_type(parseable(name), 0))
 }
 
+/// The type of what a lock protects: with the crate in front, as its last name alone is `Inner` or `State`.
+pub fn protected(name: &str) -> String {
+    let name = parseable(name);
+    let short = short_type(name, 0);
+    let segments: Vec<&str> = split(name, "::").collect();
+    let named = match segments.as_slice() {
+        [krate, rest @ ..]
+            if is_crate_to_show(krate) && short.starts_with(char::is_alphanumeric) =>
+        {
+            let between = if rest.len() > 1 { "…::" } else { "" };
+            (!rest.is_empty()).then(|| format!("{krate}::{between}{short}"))
+        }
+        _ => None,
+    };
+    cut(&named.unwrap_or(short))
+}
+
+/// Everybody knows where `Vec` and `HashMap` are from.
+fn is_crate_to_show(krate: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    krate.chars().all(is_name) && !["core", "alloc", "std"].contains(&krate)
+}
+
 /// A place in a source file.
 pub fn place(file: &str, line: Option<u32>) -> String {
     let file = cut(source_file(file));
