@@ -1,5 +1,7 @@
 //! Symbolization of the test program itself: everything about it is known.
 
+mod builds;
+
 use std::{fs, os::fd::AsFd, path::PathBuf};
 
 use super::{Frame, MappedModule, ProcessSymbolizer, Unresolved, frame::SymbolTable};
