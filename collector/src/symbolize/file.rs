@@ -9,13 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use addr2line::{Context, LookupResult};
-use gimli::{AbbreviationsCacheStrategy, Dwarf, DwarfSections, EndianSlice, LittleEndian};
+use gimli::{
+    AbbreviationsCacheStrategy, Dwarf, DwarfSections, EndianSlice, LittleEndian, SectionId,
+};
 
 use super::generics::Generics;
 use super::symbols::FunctionSymbols;
 use super::{Frame, Unresolved};
 use crate::target::split::{Slice, Split, SplitSections};
-use crate::target::{DebugSearch, Elf, ElfError, Image};
+use crate::target::{DebugSearch, Elf, Image};
 
 /// Inlined frames of one address beyond this many innermost ones are left out: real code stays
 /// under about 40, and the file may be made up to have no end of them.
@@ -24,18 +26,28 @@ const MAX_INLINED: usize = 128;
 /// Names beyond this many bytes are cut: real ones, generics and all, stay under about 3,000.
 const MAX_NAME: usize = 8 * 1024;
 
+/// Bytes that the compressed sections of one file may inflate to in all; parsed they take several times as
+/// much. A Citadel server's have 70 MB.
+const INFLATED_LIMIT: usize = 256 << 20;
+
 /// What one address came to.
 pub(super) type Outcome = Result<Vec<Frame>, Unresolved>;
 
-/// Frames for each of `offsets` in the running file, innermost first, in their order.
-pub(super) fn frames(
-    image: &Image,
-    search: &DebugSearch,
-    offsets: &[u64],
-    module: &str,
-) -> Vec<Outcome> {
+/// What one file came to.
+pub(super) struct Looked {
+    /// Frames for each offset, innermost first, in their order.
+    pub(super) frames: Vec<Outcome>,
+    /// Why there is debug information and it was not used: one sentence.
+    pub(super) problem: Option<String>,
+}
+
+/// Looks `offsets` in the running file up.
+pub(super) fn frames(image: &Image, search: &DebugSearch, offsets: &[u64], module: &str) -> Looked {
     let Ok((code, named)) = image.code().and_then(|code| Ok((code, image.named()?))) else {
-        return vec![Err(Unresolved::BadFile); offsets.len()];
+        return Looked {
+            frames: vec![Err(Unresolved::BadFile); offsets.len()],
+            problem: None,
+        };
     };
     let vaddrs: Vec<Option<u64>> = offsets.iter().map(|&at| code.vaddr(at)).collect();
     let symbols = FunctionSymbols::of(&named);
@@ -52,15 +64,15 @@ pub(super) fn frames(
     let described = catch_unwind(AssertUnwindSafe(|| {
         described(image, search, &vaddrs, module, &mut frames)
     }));
-    match described {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(module, %error, "can't read debug information"),
-        Err(_) => tracing::warn!(
-            module,
-            "the parser gave up on the debug information (panic)"
-        ),
+    let why = match described {
+        Ok(Ok(())) => None,
+        Ok(Err(why)) => Some(why),
+        Err(_) => Some("the parser gave up on it".to_owned()),
+    };
+    Looked {
+        frames,
+        problem: why.map(|why| format!("Debug information of {module} is not used: {why}")),
     }
-    frames
 }
 
 /// Puts what debug information says in place of the symbols' names.
@@ -70,8 +82,9 @@ fn described(
     vaddrs: &[Option<u64>],
     module: &str,
     frames: &mut [Outcome],
-) -> Result<(), ElfError> {
-    let Some(elf) = image.described()? else {
+) -> Result<(), String> {
+    let described = image.described().map_err(|error| error.to_string())?;
+    let Some(elf) = described else {
         return Ok(());
     };
     let sections = sections(&elf)?;
@@ -79,13 +92,8 @@ fn described(
     let split = Split::new(&split);
     let mut dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
     dwarf.populate_abbreviations_cache(AbbreviationsCacheStrategy::Duplicates);
-    let description = match Description::new(Arc::new(dwarf), split) {
-        Ok(description) => description,
-        Err(error) => {
-            tracing::warn!(module, %error, "malformed debug information");
-            return Ok(());
-        }
-    };
+    let description =
+        Description::new(Arc::new(dwarf), split).map_err(|error| error.to_string())?;
     for (vaddr, frames) in vaddrs.iter().zip(frames) {
         // An address that it says nothing about, or nothing sensible, keeps its symbol.
         if let Some(vaddr) = vaddr
@@ -97,14 +105,25 @@ fn described(
     Ok(())
 }
 
-fn sections<'data>(elf: &Elf<'data>) -> Result<DwarfSections<Cow<'data, [u8]>>, ElfError> {
-    use gimli::SectionId;
+fn sections<'data>(elf: &Elf<'data>) -> Result<DwarfSections<Cow<'data, [u8]>>, String> {
+    let mut inflated = 0;
     DwarfSections::load(|id| match id {
         // Where variables are is nobody's business here, and these are large.
         SectionId::DebugLoc | SectionId::DebugLocLists | SectionId::DebugTypes => {
             Ok(Cow::Borrowed(&[][..]))
         }
-        id => elf.section(id.name()),
+        id => {
+            let section = elf.section(id.name()).map_err(|error| error.to_string())?;
+            if let Cow::Owned(bytes) = &section {
+                inflated += bytes.len();
+            }
+            if inflated > INFLATED_LIMIT {
+                return Err(format!(
+                    "its compressed sections have more than {INFLATED_LIMIT} bytes"
+                ));
+            }
+            Ok(section)
+        }
     })
 }
 

@@ -51,7 +51,8 @@ pub enum Unresolved {
 pub struct SymbolTable {
     /// Lookup address to frames.
     pub frames: BTreeMap<u64, Vec<Frame>>,
-    /// Files that looked like debug files of the target's and were not used: one sentence each.
+    /// Files that looked like debug files of the target's, and debug information, that were not used: one
+    /// sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }

@@ -159,7 +159,10 @@ impl<'search> ProcessSymbolizer<'search> {
                     .collect();
                 let name = addresses.first().map(|&(module, _)| module);
                 let name = name.map_or("", |module| self.modules[module].name.as_str());
-                file::frames(image, self.search, &offsets, name)
+                let file::Looked { frames, problem } =
+                    file::frames(image, self.search, &offsets, name);
+                refused.extend(problem);
+                frames
             }
             None => vec![Err(Unresolved::BadFile); addresses.len()],
         };

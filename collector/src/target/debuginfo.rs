@@ -32,6 +32,10 @@ const SYSTEM_DIRS: [&str; 2] = ["/usr/lib/debug", "/lib/debug"];
 /// Sentences about refused files that are kept for one binary: it has about ten places.
 const REFUSALS_LIMIT: usize = 16;
 
+/// Files that have to be read in full to be known are no larger. 2 GiB take a second or two; a hostile one may
+/// claim a terabyte without having it.
+const CHECKED_LIMIT: usize = 2 << 30;
+
 /// What the person says about where debug information is.
 #[derive(Clone, Debug, Default)]
 pub struct DebugSources {
@@ -98,6 +102,9 @@ impl<'a> Identity<'a> {
                     "it has no build-id, and {wanted} is the one that runs"
                 )),
             },
+            Identity::Crc(_) if file.len() > CHECKED_LIMIT => Err(format!(
+                "it has more than the {CHECKED_LIMIT} bytes whose checksum is taken"
+            )),
             Identity::Crc(wanted) => match crc32fast::hash(file) {
                 found if found == wanted => Ok(()),
                 found => Err(format!(
@@ -112,7 +119,14 @@ impl DebugSearch {
     /// For the files of a process.
     pub fn new(process: &Process, sources: &DebugSources) -> DebugSearch {
         let target = Root::open(&process.proc_path("root"));
-        let roots = target.into_iter().chain(Root::open(Path::new("/")));
+        let ours = Root::open(Path::new("/"));
+        // Outside of a container both are one, and every file would be met twice.
+        let is_ours = |target: &Root| {
+            let same = ours.as_ref().is_some_and(|ours| target.is(ours));
+            same && !process.in_other_mount_namespace()
+        };
+        let target = target.filter(|target| !is_ours(target));
+        let roots = target.into_iter().chain(ours);
         DebugSearch {
             dirs: sources.dirs.clone(),
             roots: roots.collect(),
@@ -269,11 +283,8 @@ impl DebugSearch {
 impl Found {
     fn refuse(&mut self, path: &Path, why: &str) {
         let sentence = format!("{} is not used as debug file: {why}", path.display());
-        // The target's root can be ours, and then every place is met twice.
-        let is_new = |(known, new): (&String, &String)| known != new;
-        if self.refused.len() < REFUSALS_LIMIT
-            && self.refused.iter().all(|known| is_new((known, &sentence)))
-        {
+        // The person can name a folder twice.
+        if self.refused.len() < REFUSALS_LIMIT && !self.refused.contains(&sentence) {
             self.refused.push(sentence);
         }
     }

@@ -26,6 +26,9 @@ pub type Slice<'data> = EndianSlice<'data, LittleEndian>;
 /// Bytes of `.dwo` files that are kept for one binary: a Citadel server's have 60 MB.
 const LOOSE_LIMIT: usize = 256 << 20;
 
+/// Bytes that the compressed sections of one package may inflate to in all.
+const INFLATED_LIMIT: usize = 256 << 20;
+
 /// The bytes of a binary's split debug information, as far as they were needed.
 pub struct SplitSections<'image> {
     package: Option<DwarfPackageSections<Cow<'image, [u8]>>>,
@@ -44,9 +47,17 @@ impl<'image> SplitSections<'image> {
     /// Of an image, nothing read yet.
     pub fn of(image: &'image Image, search: &'image DebugSearch) -> SplitSections<'image> {
         let package = image.package().and_then(|package| {
-            let section = |id: SectionId| match id.dwo_name() {
-                Some(name) => Ok::<_, gimli::Error>(package.section(name).unwrap_or_default()),
-                None => Ok(Cow::Borrowed(&[][..])),
+            let mut inflated = 0;
+            let section = |id: SectionId| {
+                let section = id.dwo_name().map(|name| package.section(name));
+                let section = section.and_then(Result::ok).unwrap_or_default();
+                if let Cow::Owned(bytes) = &section {
+                    inflated += bytes.len();
+                }
+                if inflated > INFLATED_LIMIT {
+                    return Err(gimli::Error::OffsetOutOfBounds(inflated as u64));
+                }
+                Ok(section)
             };
             DwarfPackageSections::load(section).ok()
         });

@@ -31,6 +31,15 @@ impl Root {
         })
     }
 
+    /// Whether this is the same folder.
+    pub fn is(&self, other: &Root) -> bool {
+        let identity = |root: &Root| {
+            let stat = rustix::fs::fstat(&root.dir).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        identity(self).is_some_and(|this| identity(other) == Some(this))
+    }
+
     /// Opens the regular file at a path in this root.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
