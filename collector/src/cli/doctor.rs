@@ -104,8 +104,8 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
         text,
         "  build-id {}; symbols: {}; debug information: {}",
         binary.build_id.as_deref().unwrap_or("none"),
-        binary.symbols(),
-        binary.debug_info(),
+        shown(&binary.symbols().to_string()),
+        shown(&binary.debug_info().to_string()),
     );
     for why in binary.refused.iter().map(String::as_str) {
         let _ = writeln!(text, "  !     {}", shown(why));

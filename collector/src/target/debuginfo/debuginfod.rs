@@ -39,7 +39,7 @@ impl Debuginfod {
 
     /// As these variables say: `DEBUGINFOD_URLS` (servers, separated by spaces), `DEBUGINFOD_CACHE_PATH`,
     /// `DEBUGINFOD_MAXSIZE` (bytes), `DEBUGINFOD_MAXTIME` (seconds).
-    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Debuginfod> {
+    pub(super) fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Debuginfod> {
         let urls: Vec<String> = variable("DEBUGINFOD_URLS")?
             .split_ascii_whitespace()
             // Besides servers there can be directives (`ima:enforcing`) and local folders.

@@ -6,6 +6,7 @@ use std::fs;
 use rustix::fs::{CWD, Mode};
 
 use super::*;
+use crate::target::{DebugInfo, Image};
 
 /// An ELF file with these sections.
 fn elf(sections: &[(&str, u32, Vec<u8>)]) -> Vec<u8> {
@@ -276,4 +277,47 @@ fn packages() {
     let path = write(root.path(), "opt/server.dwp", b"a package");
     let found = package(&DebugSearch::in_root(root.path()), None);
     assert_eq!(found.map(|file| file.path), Some(path));
+}
+
+/// What debuginfod has is used last, and only if it is the binary's; a server that can't be reached is named.
+#[test]
+fn debuginfod() {
+    let cache = tempfile::tempdir().expect("a folder");
+    // Nobody listens at port 1.
+    let search = DebugSearch {
+        debuginfod: Debuginfod::from_variables(|name| match name {
+            "DEBUGINFOD_URLS" => Some("http://127.0.0.1:1".to_owned()),
+            "DEBUGINFOD_CACHE_PATH" => cache.path().to_str().map(str::to_owned),
+            _ => None,
+        }),
+        ..DebugSearch::default()
+    };
+    let debug = elf(&[build_id(ID), dwarf("right")]);
+    let cached = write(cache.path(), "abcdef01/debuginfo", &debug);
+    let program = write(cache.path(), "server", &elf(&[build_id(ID)]));
+    let file = fs::File::open(program).expect("it is there");
+    let mut image = Image::new(&file, Path::new("/opt/server"), &search).expect("an ELF file");
+    assert_eq!(image.debug_info(), DebugInfo::Missing);
+    image.complete(&search);
+    assert_eq!(image.debug_info(), DebugInfo::DebugFile(cached));
+
+    let refused = |id: &str| {
+        let found = search.download(id);
+        assert!(found.file.is_none());
+        found.refused
+    };
+    write(cache.path(), "12345678/debuginfo", &debug);
+    let other = refused("12345678");
+    assert!(
+        other.len() == 1 && other[0].contains("its build-id is abcdef01"),
+        "{other:?}"
+    );
+    let unreachable = refused("deadbeef");
+    assert!(
+        unreachable.len() == 1 && unreachable[0].contains("http://127.0.0.1:1"),
+        "{unreachable:?}"
+    );
+    // Once is enough.
+    assert_eq!(refused("deadbeef"), Vec::<String>::new());
+    assert!(DebugSearch::default().download("abcdef01").file.is_none());
 }
