@@ -114,6 +114,8 @@ impl Coverage {
             notes: Vec::new(),
         };
         coverage.notes = coverage.notes(polls.len());
+        let refused = capture.symbols.refused.iter();
+        coverage.notes.extend(refused.map(|why| format!("{why}.")));
         coverage
     }
 

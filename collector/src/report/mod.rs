@@ -14,6 +14,7 @@ pub mod label;
 mod limits;
 mod locks;
 mod model;
+mod protected;
 mod stacks;
 mod words;
 

@@ -175,6 +175,10 @@ pub struct NamedFrame {
     pub label: String,
     /// Whole, demangled.
     pub function: String,
+    /// Its type arguments, whole, where debug information has them; those of the type that it is a method of in
+    /// front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generics: Option<String>,
     /// For people: `src/handshake.rs:41`, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
@@ -297,6 +301,9 @@ pub struct LockEntry {
     pub address: String,
     /// What it is.
     pub kind: LockKind,
+    /// The type of what it protects, whole; None where debug information does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protects: Option<String>,
     /// For people: what it is and where most of the wait for it is.
     pub name: String,
     /// Where most of the wait for it is.

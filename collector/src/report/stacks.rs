@@ -193,6 +193,7 @@ fn named_frame(frame: &Frame, rules: &Rules) -> NamedFrame {
     NamedFrame {
         label: label::function(&frame.function),
         function: frame.function.clone(),
+        generics: frame.generics.clone(),
         at: frame
             .file
             .as_deref()
@@ -209,6 +210,7 @@ fn nameless(address: u64) -> NamedFrame {
     NamedFrame {
         label: hex(address),
         function: hex(address),
+        generics: None,
         at: None,
         file: None,
         line: None,

@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
 
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
@@ -334,23 +333,12 @@ impl<'data> Elf<'data> {
         found
     }
 
-    /// File name of the debug file that `.gnu_debuglink` names. A name only: one with a path in it is
-    /// somebody playing tricks.
-    pub fn debug_link(&self) -> Option<OsString> {
-        let (name, _crc) = self.file.gnu_debuglink().ok().flatten()?;
+    /// File name and CRC-32 of the debug file that `.gnu_debuglink` names. A name only: one with a path in
+    /// it is somebody playing tricks.
+    pub fn debug_link(&self) -> Option<(OsString, u32)> {
+        let (name, crc) = self.file.gnu_debuglink().ok().flatten()?;
         let usable = !name.is_empty() && !name.contains(&b'/') && name != b".." && name != b".";
-        usable.then(|| OsStr::from_bytes(name).to_owned())
-    }
-
-    /// Where a distribution or a build server would have put this binary's debug file.
-    pub fn debug_file_candidates(&self) -> Vec<PathBuf> {
-        let Some((first, rest)) = self.build_id().and_then(|id| id.split_at_checked(2)) else {
-            return Vec::new();
-        };
-        ["/usr/lib/debug", "/lib/debug"]
-            .iter()
-            .map(|dir| PathBuf::from(format!("{dir}/.build-id/{first}/{rest}.debug")))
-            .collect()
+        usable.then(|| (OsStr::from_bytes(name).to_owned(), crc))
     }
 }
 
@@ -439,7 +427,7 @@ mod tests {
             let _ = elf.crate_versions(&["tokio"]);
             let _ = elf.bytes_at(u64::MAX, 16);
             let _ = elf.section(".debug_info");
-            let _ = elf.debug_file_candidates();
+            let _ = elf.debug_link();
         }
     }
 
