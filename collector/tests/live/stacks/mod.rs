@@ -54,7 +54,7 @@ const POINTS: [(&str, Kind); 12] = [
 #[test]
 #[ignore = "live: cargo xtask test"]
 fn of_a_release_build() {
-    agree_with_the_truth(&program("CONTENTION_RELEASE"));
+    agree_with_the_truth(&program("CONTENTION"));
 }
 
 /// One codegen unit: what can be inlined is.
