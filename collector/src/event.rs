@@ -2,6 +2,7 @@
 //! form of one ring buffer record, and the newtypes that give each number its meaning. Separate
 //! from `wire`, so that no stage after `decode` sees a raw code or a zero that means "none".
 
+use holdup_probe_ebpf::wire;
 use serde::{Deserialize, Serialize};
 
 /// A kernel thread id, in the initial PID namespace.
@@ -254,6 +255,99 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+}
+
+/// A stack as the kernel side took it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawStack {
+    /// How the walk ended.
+    pub outcome: WalkOutcome,
+    /// The instruction pointer, then return addresses, innermost first; see `wire::Stack`.
+    pub addresses: Vec<u64>,
+}
+
+/// How a walk of a stack ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WalkOutcome {
+    /// It reached the thread's start.
+    Complete,
+    /// An address lay in no mapping that holdup knew of.
+    Unmapped,
+    /// An address lay in code without an unwind table.
+    NoTable,
+    /// An address had no unwind information, and its caller could not be found without.
+    NoCfi,
+    /// A row of a table was of a kind that is not supported, or led down the stack.
+    BadRow,
+    /// The stack could not be read.
+    ReadFault,
+    /// There were more frames than are kept.
+    TooDeep,
+    /// The registers could not be read.
+    NoRegisters,
+    /// All of the kernel side's room to work in was taken.
+    NoRoom,
+    /// One that this version does not know.
+    Unknown,
+}
+
+impl WalkOutcome {
+    /// All that the kernel side knows, in the order of their codes in `wire::unwind`.
+    pub const ALL: [WalkOutcome; wire::unwind::OUTCOMES as usize] = [
+        WalkOutcome::Complete,
+        WalkOutcome::Unmapped,
+        WalkOutcome::NoTable,
+        WalkOutcome::NoCfi,
+        WalkOutcome::BadRow,
+        WalkOutcome::ReadFault,
+        WalkOutcome::TooDeep,
+        WalkOutcome::NoRegisters,
+        WalkOutcome::NoRoom,
+    ];
+
+    /// Of an `OUTCOME_` code.
+    pub fn from_code(code: u32) -> WalkOutcome {
+        let known = WalkOutcome::ALL.get(code as usize).copied();
+        known.unwrap_or(WalkOutcome::Unknown)
+    }
+
+    /// The code.
+    pub fn code(self) -> u32 {
+        let at = WalkOutcome::ALL.iter().position(|known| *known == self);
+        at.map_or(u32::MAX, |at| at as u32)
+    }
+
+    /// What cut a stack short, for people: goes on after "stopped".
+    pub fn in_words(self) -> &'static str {
+        match self {
+            WalkOutcome::Complete => "complete",
+            WalkOutcome::Unmapped => "in code that holdup had not seen mapped yet",
+            WalkOutcome::NoTable => "in code without an unwind table",
+            WalkOutcome::NoCfi => "in a function without unwind information",
+            WalkOutcome::BadRow => "at unwind information that is not understood",
+            WalkOutcome::ReadFault => "at stack memory that could not be read",
+            WalkOutcome::TooDeep => "with more frames than are kept",
+            WalkOutcome::NoRegisters => "without registers",
+            WalkOutcome::NoRoom => "with no room to work in",
+            WalkOutcome::Unknown => "for a reason that this version does not know",
+        }
+    }
+
+    /// As it is called in the report's schema.
+    pub fn name(self) -> &'static str {
+        match self {
+            WalkOutcome::Complete => "complete",
+            WalkOutcome::Unmapped => "unmapped",
+            WalkOutcome::NoTable => "no_table",
+            WalkOutcome::NoCfi => "no_cfi",
+            WalkOutcome::BadRow => "bad_row",
+            WalkOutcome::ReadFault => "read_fault",
+            WalkOutcome::TooDeep => "too_deep",
+            WalkOutcome::NoRegisters => "no_registers",
+            WalkOutcome::NoRoom => "no_room",
+            WalkOutcome::Unknown => "unknown",
+        }
+    }
 }
 
 /// Sum over all lock waits of one (lock, operation, outcome, waiter stack, holder stack).

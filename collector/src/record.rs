@@ -19,7 +19,7 @@ use zerocopy::FromBytes as _;
 
 use crate::capture::{
     CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
-    Writer,
+    UnwindTables, Writer,
 };
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
@@ -28,6 +28,7 @@ use crate::target::handoff::When;
 use crate::target::{
     AttachPlan, DebugSearch, DebugSources, Family, Modules, Process, Site, TargetError,
 };
+use crate::unwind::Tables;
 use holdup_probe_ebpf::wire;
 
 /// What to record.
@@ -135,6 +136,8 @@ struct Recording<'a> {
     /// Modules' files stay open, so that names are found also when the target is gone by then.
     symbolizer: ProcessSymbolizer<'a>,
     search: &'a DebugSearch,
+    /// For the kernel side to walk stacks with.
+    tables: Tables,
     execed: bool,
 }
 
@@ -146,10 +149,14 @@ impl<'a> Recording<'a> {
         options: &'a Options,
     ) -> Result<Self, RecordError> {
         let config = &options.probes;
-        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&process.modules()?), search);
+        let modules = process.modules()?;
+        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
         let began = Instant::now();
         let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
         let records = probes.records()?;
+        // Before any probe can ask for a stack.
+        let mut tables = Tables::default();
+        tables.update(&mut probes, process, &modules)?;
         for (site, poll) in plan.polls.iter().enumerate() {
             probes.set_site_class(site as u32, class_code(poll.class))?;
         }
@@ -177,6 +184,7 @@ impl<'a> Recording<'a> {
             return_sites,
             symbolizer,
             search,
+            tables,
             execed: false,
         };
         recording.meta.attach = Nanos(began.elapsed().as_nanos() as u64);
@@ -278,11 +286,17 @@ impl<'a> Recording<'a> {
         loop {
             let writer = &mut self.writer;
             let taken = self.records.take(|record| {
-                writer.record(record).map(|()| match kind(record) {
+                // A request, not data.
+                let kept = match kind(record) {
+                    Some(wire::EVENT_CODE_UNMAPPED) => Ok(()),
+                    _ => writer.record(record),
+                };
+                kept.map(|()| match kind(record) {
                     Some(wire::EVENT_RETURN_SITE) => wire::ReturnSite::read_from_bytes(record)
                         .ok()
                         .map(Notice::ReturnSite),
                     Some(wire::EVENT_PROCESS_EXEC) => Some(Notice::Exec),
+                    Some(wire::EVENT_CODE_UNMAPPED) => Some(Notice::CodeUnmapped),
                     _ => None,
                 })
             });
@@ -291,9 +305,20 @@ impl<'a> Recording<'a> {
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(None)) => {}
                 Some(Ok(Some(Notice::Exec))) => self.execed = true,
+                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_at_mappings()?,
                 Some(Ok(Some(Notice::ReturnSite(site)))) => self.attach_return_site(&site),
             }
         }
+    }
+
+    /// Makes unwind tables for what was loaded since the last look.
+    fn look_at_mappings(&mut self) -> Result<(), RecordError> {
+        // A target that is gone has no more stacks to walk.
+        if let Ok(modules) = self.process.modules() {
+            self.tables
+                .update(&mut self.probes, self.process, &modules)?;
+        }
+        Ok(())
     }
 
     /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.
@@ -351,12 +376,14 @@ impl<'a> Recording<'a> {
         }
         let addresses: BTreeSet<u64> = stacks
             .values()
-            .flat_map(|stack| SymbolTable::lookup_addresses(stack))
+            .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses))
             .collect();
         let mut symbols = self.symbolizer.symbolize(addresses);
         symbols
             .refused
             .splice(0..0, self.plan.binary.refused.clone());
+        self.families.push(unwind_tables(&self.tables));
+        self.meta.unwind_tables = self.tables.summary();
         let rest = Rest {
             probes: self.families,
             poll_sites,
@@ -396,6 +423,7 @@ impl<'a> Recording<'a> {
 
 /// What a record asks the recording to do.
 enum Notice {
+    CodeUnmapped,
     ReturnSite(wire::ReturnSite),
     Exec,
 }
@@ -557,6 +585,23 @@ fn handoff_cookie(when: &When) -> u64 {
     }
 }
 
+/// The files with a table, as a family of probes: without one there are no whole stacks through a file.
+fn unwind_tables(tables: &Tables) -> ProbeFamily {
+    let files = tables.files();
+    let missing = files.iter().filter_map(|file| {
+        Some(MissingProbe {
+            what: file.name.clone(),
+            why: file.rows.as_ref().err()?.to_string(),
+        })
+    });
+    ProbeFamily {
+        name: "unwind_tables".to_owned(),
+        attached: tables.summary().files,
+        found: files.len() as u32,
+        missing: missing.collect(),
+    }
+}
+
 fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
     modules
         .iter()
@@ -592,5 +637,6 @@ fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {
         threshold: config.threshold,
         sample_after: config.sample_after,
         frequency_hz: config.frequency_hz,
+        unwind_tables: UnwindTables::default(),
     }
 }

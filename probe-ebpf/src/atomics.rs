@@ -22,7 +22,7 @@ pub unsafe fn add(word: *mut u64, by: u64) {
 /// # Safety
 /// `word` points into a live map value and is aligned.
 #[inline(always)]
-unsafe fn compare_exchange(word: *mut u64, seen: u64, to: u64) -> u64 {
+pub unsafe fn compare_exchange(word: *mut u64, seen: u64, to: u64) -> u64 {
     let was;
     // SAFETY: the caller's promise.
     unsafe {

@@ -1,23 +1,23 @@
 //! CPU samples inside polls that are already old: the frequency costs a map look-up per tick while
 //! nothing is wrong.
 
-use aya_ebpf::{EbpfContext, macros::perf_event, programs::PerfEventContext};
-use holdup_probe_ebpf::wire;
+use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
+use holdup_probe_ebpf::wire::{self, unwind::KIND_SAMPLE};
 
 use crate::{
     emit::{count, emit},
-    maps::{SAMPLE_SCRATCH, config},
+    maps::config,
     polls, threads, unwind, window,
 };
 
 /// One tick of the CPU clock.
 #[perf_event]
-pub fn cpu_sample(ctx: PerfEventContext) -> u32 {
+pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
     let Some(record) = threads::current() else {
         return 0;
     };
     // SAFETY: the running thread's record; a sample only reads it.
-    let thread = unsafe { &(*record).thread };
+    let thread = unsafe { &*record };
     // On-CPU time inside a slow path (spinning) is part of the lock wait.
     if thread.lock_waits != 0 {
         return 0;
@@ -33,9 +33,6 @@ pub fn cpu_sample(ctx: PerfEventContext) -> u32 {
     {
         return 0;
     }
-    let Some(scratch) = SAMPLE_SCRATCH.get_ptr_mut(0) else {
-        return 0;
-    };
     count(wire::COUNTER_SAMPLES);
     let sample = wire::CpuSample {
         header: wire::EventHeader {
@@ -44,7 +41,7 @@ pub fn cpu_sample(ctx: PerfEventContext) -> u32 {
             at_ns,
         },
         poll_start_ns,
-        stack: unwind::user_stack(ctx.as_ptr(), scratch),
+        stack: unwind::user_stack(KIND_SAMPLE),
     };
     emit(&sample, wire::COUNTER_LOST_SAMPLES);
     0

@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::ProbeContext,
 };
-use holdup_probe_ebpf::wire;
+use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 
 use crate::{
     atomics,
@@ -46,7 +46,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
     };
     // SAFETY: the running thread's record, which only this thread writes.
     unsafe {
-        let thread = &raw mut (*record).thread;
+        let thread = record;
         let stack_pointer = registers::stack_pointer(&ctx);
         drop_left(thread, stack_pointer);
         let depth = (*thread).lock_depth;
@@ -64,7 +64,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         let waiter_stack = if is_condvar || inside_another {
             0
         } else {
-            unwind::user_stack_at_entry(&ctx, &raw mut (*record).scratch)
+            unwind::user_stack(KIND_UPROBE)
         };
         *frame(thread, depth) = wire::LockFrame {
             start_ns,
@@ -159,9 +159,9 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
     };
     // SAFETY: the running thread's record, which only this thread writes.
     unsafe {
-        let thread = &raw mut (*record).thread;
+        let thread = record;
         let entry_stack_pointer =
-            registers::stack_pointer(&ctx).wrapping_sub(registers::RETURN_POPS);
+            registers::stack_pointer(&ctx).wrapping_sub(registers::return_pops());
         drop_left(thread, entry_stack_pointer.wrapping_sub(1));
         let depth = (*thread).lock_depth;
         if depth == 0 || (*frame(thread, depth - 1)).stack_pointer != entry_stack_pointer {
@@ -360,8 +360,8 @@ pub fn unlock_enter(ctx: ProbeContext) -> u32 {
     let release = unsafe {
         Release {
             at_ns: crate::now(),
-            stack: unwind::user_stack_at_entry(&ctx, &raw mut (*record).scratch),
-            tid: (*record).thread.tid,
+            stack: unwind::user_stack(KIND_UPROBE),
+            tid: (*record).tid,
             zero: 0,
         }
     };

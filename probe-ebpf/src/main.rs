@@ -12,6 +12,8 @@ mod cpu;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
+mod intern;
+#[cfg(target_arch = "bpf")]
 mod locks;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -21,6 +23,8 @@ mod polls;
 mod registers;
 #[cfg(target_arch = "bpf")]
 mod sched;
+#[cfg(target_arch = "bpf")]
+mod scratch;
 #[cfg(target_arch = "bpf")]
 mod threads;
 #[cfg(target_arch = "bpf")]
@@ -46,7 +50,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// Tracing helpers such as `bpf_get_stack` are for GPL-compatible programs only; the crate's own
+/// Tracing helpers such as `bpf_task_pt_regs` are for GPL-compatible programs only; the crate's own
 /// licence (MIT OR Apache-2.0) is one, and the kernel knows it under this name.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]

@@ -2,10 +2,16 @@
 //! Every map is bounded; what finds no room is counted.
 
 use aya_ebpf::{
-    macros::map,
+    btf_maps::{self, ArrayOfMaps, HashOfMaps},
+    macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use holdup_probe_ebpf::wire;
+use holdup_probe_ebpf::wire::{
+    self,
+    unwind::{Chunk, MAX_CHUNKS, MAX_PROCESSES, MAX_RULES, Ranges, Rule},
+};
+
+use crate::scratch::{self, Scratch};
 
 /// Configuration: set by user space before loading, constant for the verifier afterwards.
 pub mod config {
@@ -25,6 +31,25 @@ pub mod config {
     #[unsafe(no_mangle)]
     static PID_NS_INO: u64 = 0;
 
+    /// The target's architecture: 0 for x86-64, 1 for aarch64.
+    #[unsafe(no_mangle)]
+    static IS_AARCH64: u8 = 0;
+    /// Offset of `utask` in the kernel's `task_struct`; 0 where it could not be found out.
+    #[unsafe(no_mangle)]
+    static TASK_UTASK: u64 = 0;
+    /// Offset of `return_instances` in its `uprobe_task`.
+    #[unsafe(no_mangle)]
+    static UTASK_RETURN_INSTANCES: u64 = 0;
+    /// Offset of `stack` in its `return_instance`.
+    #[unsafe(no_mangle)]
+    static RETURN_INSTANCE_STACK: u64 = 0;
+    /// Offset of `orig_ret_vaddr` in it.
+    #[unsafe(no_mangle)]
+    static RETURN_INSTANCE_ORIGINAL: u64 = 0;
+    /// Offset of `next` in it.
+    #[unsafe(no_mangle)]
+    static RETURN_INSTANCE_NEXT: u64 = 0;
+
     macro_rules! read {
         ($name:ident, $static:ident, $type:ty) => {
             #[inline(always)]
@@ -40,23 +65,18 @@ pub mod config {
     read!(target_tgid, TARGET_TGID, u32);
     read!(pid_ns_dev, PID_NS_DEV, u64);
     read!(pid_ns_ino, PID_NS_INO, u64);
-}
+    read!(architecture, IS_AARCH64, u8);
+    read!(task_utask, TASK_UTASK, u64);
+    read!(utask_return_instances, UTASK_RETURN_INSTANCES, u64);
+    read!(return_instance_stack, RETURN_INSTANCE_STACK, u64);
+    read!(return_instance_original, RETURN_INSTANCE_ORIGINAL, u64);
+    read!(return_instance_next, RETURN_INSTANCE_NEXT, u64);
 
-/// Room for a stack while it is being read: one word in front of it for the two ways to complete a
-/// stack that was taken on a function's first instruction (see `unwind.rs`).
-#[repr(C)]
-pub struct StackScratch {
-    pub words: [u64; wire::STACK_FRAMES + 2],
-}
-
-/// A thread's record with what only the kernel side needs.
-#[repr(C)]
-pub struct ThreadRecord {
-    /// First, so that user space can read the prefix.
-    pub thread: wire::Thread,
-    /// Uprobe programs can be preempted by another thread's on the same CPU, so their scratch space
-    /// belongs to the thread and not to the CPU.
-    pub scratch: StackScratch,
+    /// Whether the target runs on aarch64, else it is x86-64.
+    #[inline(always)]
+    pub fn is_aarch64() -> bool {
+        architecture() != 0
+    }
 }
 
 /// The recording's start and end.
@@ -70,23 +90,41 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// Records of the target's threads, by the address of their `task_struct`: both sides of a context
 /// switch have it at hand without reading kernel memory. Entries leave with their thread.
 #[map]
-pub static THREADS: HashMap<u64, ThreadRecord> = HashMap::with_max_entries(4096, 0);
+pub static THREADS: HashMap<u64, wire::Thread> = HashMap::with_max_entries(4096, 0);
 
 /// A zeroed record to start one from: it is larger than a BPF stack.
 #[map]
-pub static EMPTY_THREAD: Array<ThreadRecord> = Array::with_max_entries(1, 0);
+pub static EMPTY_THREAD: Array<wire::Thread> = Array::with_max_entries(1, 0);
 
 /// Interned stacks by hash.
 #[map]
-pub static STACKS: HashMap<u64, wire::Stack> = HashMap::with_max_entries(16384, 0);
+pub static STACKS: HashMap<u64, wire::ShortStack> = HashMap::with_max_entries(16384, 0);
 
-/// Scratch for CPU samples: their interrupt does not nest on a CPU.
+/// Those that are deeper.
 #[map]
-pub static SAMPLE_SCRATCH: PerCpuArray<StackScratch> = PerCpuArray::with_max_entries(1, 0);
+pub static DEEP_STACKS: HashMap<u64, wire::Stack> = HashMap::with_max_entries(2048, 0);
 
-/// Scratch for context switches, which run with interrupts off.
+/// Room for walks.
 #[map]
-pub static SWITCH_SCRATCH: PerCpuArray<StackScratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(scratch::SLOTS, 0);
+
+/// When user space was last told of code that it had not seen.
+#[map]
+pub static LAST_UNMAPPED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Address spaces, by process id in holdup's PID namespace.
+#[btf_map]
+pub static PROCESSES: HashOfMaps<u32, btf_maps::Array<Ranges, 1>, { MAX_PROCESSES as usize }> =
+    HashOfMaps::new();
+
+/// The tables' rows.
+#[btf_map]
+pub static CHUNKS: ArrayOfMaps<btf_maps::Array<Chunk, 1>, { MAX_CHUNKS as usize }> =
+    ArrayOfMaps::new();
+
+/// The rules that rows name.
+#[map]
+pub static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES as u32, 0);
 
 /// Lock waits, summed.
 #[map]

@@ -90,11 +90,9 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
     let start_ns = crate::now();
     // SAFETY: the context of this program.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
-    let Some(record) = threads::current_or_new() else {
+    let Some(thread) = threads::current_or_new() else {
         return 0;
     };
-    // SAFETY: the running thread's record.
-    let thread = unsafe { &raw mut (*record).thread };
     let stack_pointer = registers::stack_pointer(&ctx);
     let return_addr = registers::return_address(&ctx);
 
@@ -220,13 +218,11 @@ fn innermost_is_left(thread: *mut wire::Thread, stack_pointer: u64) -> bool {
 #[uprobe]
 pub fn poll_exit(ctx: ProbeContext) -> u32 {
     let at_ns = crate::now();
-    let Some(record) = threads::current() else {
+    let Some(thread) = threads::current() else {
         count(wire::COUNTER_POLL_END_WITHOUT_START);
         return 0;
     };
-    // SAFETY: the running thread's record.
-    let thread = unsafe { &raw mut (*record).thread };
-    let entry_stack_pointer = registers::stack_pointer(&ctx).wrapping_sub(registers::RETURN_POPS);
+    let entry_stack_pointer = registers::stack_pointer(&ctx).wrapping_sub(registers::return_pops());
     // Polls inside the one that returns now.
     close_unseen(thread, entry_stack_pointer.wrapping_sub(1));
     // SAFETY: the running thread's record.
@@ -357,11 +353,9 @@ fn totals(site: u32, ns: u64) {
 /// `wire::HANDOFF_` code.
 #[uprobe]
 pub fn poll_handoff(ctx: ProbeContext) -> u32 {
-    let Some(record) = threads::current() else {
+    let Some(thread) = threads::current() else {
         return 0;
     };
-    // SAFETY: the running thread's record.
-    let thread = unsafe { &raw mut (*record).thread };
     let Some(poll) = active(thread) else {
         return 0;
     };

@@ -7,17 +7,16 @@
 //! ```
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::bpf_pidns_info,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_get_ns_current_pid_tgid},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use holdup_probe_ebpf::wire;
+use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
 use crate::{
     emit::{emit, emit_urgent},
-    maps::{SWITCH_SCRATCH, THREADS, ThreadRecord, config},
+    maps::{THREADS, config},
     polls, unwind, window,
 };
 
@@ -28,7 +27,7 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
     let preempted = ctx.arg::<u64>(0) as u8 != 0;
     let prev_state = ctx.arg::<u64>(3) as u32;
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(1)) {
-        switched_out(&ctx, record, preempted || prev_state == 0);
+        switched_out(record, preempted || prev_state == 0);
     }
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(2)) {
         switched_in(record);
@@ -37,19 +36,16 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn switched_out(ctx: &RawTracePointContext, record: *mut ThreadRecord, runnable: bool) {
+fn switched_out(record: *mut wire::Thread, runnable: bool) {
     // SAFETY: the thread's own context switch; nobody else writes these fields but `woken_ns`, and
     // that only while `off_cpu_start_ns` is set.
     unsafe {
-        let thread = &mut (*record).thread;
+        let thread = &mut *record;
         // Off-CPU time inside a slow path is part of the lock wait.
         if thread.active_poll == 0 || thread.lock_waits != 0 {
             return;
         }
-        thread.off_cpu_stack = match SWITCH_SCRATCH.get_ptr_mut(0) {
-            Some(scratch) => unwind::user_stack(ctx.as_ptr(), scratch),
-            None => 0,
-        };
+        thread.off_cpu_stack = unwind::user_stack(KIND_OFF_CPU);
         thread.off_cpu_runnable = u32::from(runnable);
         thread.woken_ns = 0;
         thread.off_cpu_start_ns = crate::now();
@@ -57,10 +53,10 @@ fn switched_out(ctx: &RawTracePointContext, record: *mut ThreadRecord, runnable:
 }
 
 #[inline(always)]
-fn switched_in(record: *mut ThreadRecord) {
+fn switched_in(record: *mut wire::Thread) {
     // SAFETY: the thread is about to run, so none of its own probes can.
     unsafe {
-        let thread = &mut (*record).thread;
+        let thread = &mut *record;
         let start_ns = thread.off_cpu_start_ns;
         if start_ns == 0 {
             return;
@@ -107,7 +103,7 @@ pub fn sched_wakeup(ctx: RawTracePointContext) -> i32 {
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(0)) {
         // SAFETY: a map value; the only field that a waker writes, while the thread can't run.
         unsafe {
-            let thread = &mut (*record).thread;
+            let thread = &mut *record;
             if thread.off_cpu_start_ns != 0 && thread.woken_ns == 0 {
                 thread.woken_ns = crate::now();
             }

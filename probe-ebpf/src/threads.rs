@@ -9,7 +9,7 @@ use holdup_probe_ebpf::wire;
 
 use crate::{
     emit::{count, emit},
-    maps::{EMPTY_THREAD, THREADS, ThreadRecord},
+    maps::{EMPTY_THREAD, THREADS},
 };
 
 /// Key of the running thread's record.
@@ -21,13 +21,13 @@ pub fn current_key() -> u64 {
 
 /// The running thread's record, if it has one.
 #[inline(always)]
-pub fn current() -> Option<*mut ThreadRecord> {
+pub fn current() -> Option<*mut wire::Thread> {
     THREADS.get_ptr_mut(current_key())
 }
 
 /// The running thread's record, made if need be. None when the map is full.
 #[inline(always)]
-pub fn current_or_new() -> Option<*mut ThreadRecord> {
+pub fn current_or_new() -> Option<*mut wire::Thread> {
     let key = current_key();
     if let Some(record) = THREADS.get_ptr_mut(key) {
         return Some(record);
@@ -40,7 +40,7 @@ pub fn current_or_new() -> Option<*mut ThreadRecord> {
     let record = THREADS.get_ptr_mut(key)?;
     let tid = bpf_get_current_pid_tgid() as u32;
     // SAFETY: the pointer is the map's value; only its own thread writes it.
-    unsafe { (*record).thread.tid = tid };
+    unsafe { (*record).tid = tid };
     let seen = wire::ThreadSeen {
         header: wire::EventHeader {
             kind: wire::EVENT_THREAD_SEEN,

@@ -1,109 +1,364 @@
-//! The seam for stacks: every program that needs a user stack calls [`user_stack`] or
-//! [`user_stack_at_entry`] and gets the key of an interned stack.
+//! The user stack of the running thread, whoever asks: a uprobe, the CPU clock or a context switch. What enters:
+//! nothing but the kind of asker, for the counters. What leaves: the key of an interned stack.
 //!
-//! Stacks come from the kernel's frame pointer walk (`bpf_get_stack`). A walk can't tell here
-//! whether it reached the thread's start; user space tells from the outermost frame.
+//! Frame by frame: the address gives the row of its binary's table, the row gives the rule, and the rule gives the
+//! caller's registers out of the callee's and two words of the stack. Only stack pointer, frame pointer,
+//! program counter (and aarch64's link register) are followed: compilers compute frames from nothing else.
+
+mod no_cfi;
+mod return_probes;
+mod tables;
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_get_stack, programs::ProbeContext};
-use holdup_probe_ebpf::wire;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel, bpf_probe_read_user,
+    bpf_task_pt_regs,
+};
+use holdup_probe_ebpf::wire::{self, unwind::*};
 
 use crate::{
-    emit::count,
-    maps::{STACKS, StackScratch},
-    registers,
+    emit::{count, count_by, emit_urgent},
+    intern,
+    maps::{LAST_UNMAPPED, config},
+    registers::{self, saved},
+    scratch::{self, Scratch},
 };
+use return_probes::Instances;
 
-/// `BPF_F_USER_STACK` of `include/uapi/linux/bpf.h`.
-const USER_STACK: u64 = 1 << 8;
+/// Where a walk is: the registers of a frame, and what was found so far.
+///
+/// It lies in a map and not on the BPF stack: of what comes out of a map the verifier knows nothing, so that one
+/// frame looks to it like another, and it need not try all of them.
+#[repr(C)]
+pub struct Walk {
+    pc: u64,
+    stack_pointer: u64,
+    frame_pointer: u64,
+    /// In the innermost frame alone, where the architecture has one.
+    link_register: u64,
+    /// Non-zero: `pc` is the next instruction's address, and not the one behind a call.
+    is_exact: u64,
+    instances: Instances,
+    hash: u64,
+    frames: u64,
+    outcome: u64,
+}
 
-/// The interrupted thread's user stack; 0 when it can't be read or stored.
+/// What a walk works with.
+#[repr(C)]
+struct Context {
+    ranges: *const Ranges,
+    scratch: *mut Scratch,
+}
+
+/// The running thread's user stack; 0 when there is none or it can't be stored.
 #[inline(always)]
-pub fn user_stack(ctx: *mut c_void, scratch: *mut StackScratch) -> u64 {
-    // SAFETY: `scratch` is a map value that this context owns for now.
-    let frames = unsafe { walk(ctx, (&raw mut (*scratch).words[1]).cast()) };
-    if frames == 0 {
-        count(wire::COUNTER_STACKS_UNREADABLE);
+pub fn user_stack(kind: u32) -> u64 {
+    let Some(scratch) = scratch::claim() else {
+        count(wire::counter_walks(kind, OUTCOME_NO_ROOM));
         return 0;
-    }
-    // SAFETY: as above; words[0] and the frames behind it are a `Stack`.
-    unsafe {
-        (*scratch).words[0] = frames;
-        intern((&raw const (*scratch).words[0]).cast(), frames)
-    }
-}
-
-/// The user stack of a thread that stands on a function's first instruction.
-///
-/// There the frame pointer is still the caller's, so that a plain walk misses the caller: the return
-/// address is only at the stack pointer. Kernels since 6.11 put it in (`perf_callchain_user` of
-/// arch/x86/events/core.c looks for `push %rbp`), but not for every first instruction, and older ones
-/// never do. Here it is put in where it is missing.
-#[inline(always)]
-pub fn user_stack_at_entry(ctx: &ProbeContext, scratch: *mut StackScratch) -> u64 {
-    let caller = registers::return_address(ctx);
-    // SAFETY: `scratch` is a map value that belongs to this thread.
-    unsafe {
-        // words[2..] = ip, then callers; room in front for the count and for one frame.
-        let frames = walk(ctx.as_ptr(), (&raw mut (*scratch).words[2]).cast());
-        if frames == 0 {
-            count(wire::COUNTER_STACKS_UNREADABLE);
-            return 0;
-        }
-        if caller == 0 || (frames >= 2 && (*scratch).words[3] == caller) {
-            (*scratch).words[1] = frames;
-            return intern((&raw const (*scratch).words[1]).cast(), frames);
-        }
-        (*scratch).words[1] = (*scratch).words[2];
-        (*scratch).words[2] = caller;
-        (*scratch).words[0] = frames + 1;
-        intern((&raw const (*scratch).words[0]).cast(), frames + 1)
-    }
-}
-
-/// Frames that one walk may write: one less than a stack holds, for the caller put in at an entry.
-const WALK_FRAMES: usize = wire::STACK_FRAMES - 1;
-
-/// Writes the frames to `to` and returns how many.
-///
-/// # Safety
-/// `to` has room for `WALK_FRAMES` words.
-#[inline(always)]
-unsafe fn walk(ctx: *mut c_void, to: *mut c_void) -> u64 {
-    // SAFETY: the size is the room that the caller vouches for.
-    let bytes = unsafe { bpf_get_stack(ctx, to, (WALK_FRAMES * 8) as u32, USER_STACK) };
-    if bytes < 8 { 0 } else { bytes as u64 / 8 }
-}
-
-/// Stores the stack under its hash, once, and returns the hash.
-///
-/// # Safety
-/// `stack` is a map value with room for a whole `wire::Stack`, of which `frames` are valid.
-#[inline(always)]
-unsafe fn intern(stack: *const wire::Stack, frames: u64) -> u64 {
-    count(wire::COUNTER_STACKS_TAKEN);
-    // FNV-1a over words (http://www.isthe.com/chongo/tech/comp/fnv/), with a shift to carry high bits
-    // down. With 16384 stacks the chance that any two collide is about 7e-12.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325 ^ frames;
-    for frame in 0..wire::STACK_FRAMES {
-        if frame as u64 >= frames {
-            break;
-        }
-        // SAFETY: below STACK_FRAMES.
-        let addr = unsafe { *(&raw const (*stack).addrs).cast::<u64>().add(frame) };
-        hash = (hash ^ addr).wrapping_mul(0x0000_0100_0000_01b3);
-        hash ^= hash >> 29;
-    }
-    let key = if hash == 0 { 1 } else { hash };
-    if STACKS.get_ptr(key).is_some() {
-        return key;
-    }
-    // SAFETY: a whole `Stack` is readable there; words behind the valid frames are leftovers that
-    // user space ignores.
-    if STACKS.insert(key, unsafe { &*stack }, 0).is_err() {
-        count(wire::COUNTER_STACKS_NOT_STORED);
-        return 0;
-    }
+    };
+    let key = take(scratch, kind);
+    scratch::release(scratch);
     key
+}
+
+#[inline(always)]
+fn take(scratch: *mut Scratch, kind: u32) -> u64 {
+    // SAFETY: no preconditions; the pointer is the running thread's record.
+    let task = unsafe { bpf_get_current_task_btf() };
+    if !read_registers(scratch, task.cast()) {
+        count(wire::counter_walks(kind, OUTCOME_NO_REGISTERS));
+        return 0;
+    }
+    // SAFETY: claimed by this program.
+    let (saved, walk) = unsafe { (&(*scratch).registers, &mut (*scratch).walk) };
+    *walk = Walk {
+        pc: saved[saved::program_counter()],
+        stack_pointer: saved[saved::stack_pointer()],
+        frame_pointer: saved[saved::frame_pointer()],
+        link_register: saved[saved::link_register()],
+        is_exact: 1,
+        instances: Instances::of(task as u64),
+        hash: intern::EMPTY_HASH,
+        frames: 0,
+        outcome: u64::from(OUTCOME_TOO_DEEP),
+    };
+    match tables::of_target() {
+        Some(ranges) => {
+            let mut context = Context { ranges, scratch };
+            // SAFETY: `step` takes a `Context`, and this one lives until the helper returns.
+            unsafe {
+                bpf_loop(
+                    wire::STACK_FRAMES as u32,
+                    step as *mut c_void,
+                    (&raw mut context).cast(),
+                    0,
+                );
+            }
+        }
+        None => {
+            // The innermost frame is known without tables.
+            push(scratch, walk);
+            walk.outcome = u64::from(OUTCOME_NO_TABLE);
+        }
+    }
+    let outcome = walk.outcome as u32;
+    count_walk(kind, outcome);
+    count_by(wire::COUNTER_FRAMES, walk.frames);
+    // SAFETY: claimed by this program; a whole stack.
+    unsafe {
+        (*scratch).stack.frames = walk.frames as u32;
+        (*scratch).stack.outcome = outcome;
+        intern::intern(
+            &raw const (*scratch).stack,
+            intern::hash(walk.hash, walk.outcome),
+        )
+    }
+}
+
+/// Counts by outcome. The bound is for the verifier.
+#[inline(always)]
+fn count_walk(kind: u32, outcome: u32) {
+    if outcome < OUTCOMES {
+        count(wire::counter_walks(kind, outcome));
+    }
+}
+
+#[inline(always)]
+fn read_registers(scratch: *mut Scratch, task: *mut aya_ebpf::bindings::task_struct) -> bool {
+    let bytes = saved::count() * 8;
+    // SAFETY: the registers that the thread entered the kernel with lie at the top of its kernel stack; the room
+    // is as large as the architecture with more of them needs.
+    unsafe {
+        let saved = bpf_task_pt_regs(task.cast());
+        bpf_probe_read_kernel(
+            (&raw mut (*scratch).registers).cast(),
+            bytes as u32,
+            saved as *const c_void,
+        ) == 0
+    }
+}
+
+/// Adds the frame that the walk is at to the stack.
+#[inline(always)]
+fn push(scratch: *mut Scratch, walk: &mut Walk) {
+    // See `wire::Stack::addrs`.
+    let addr = if walk.is_exact != 0 && walk.frames != 0 {
+        walk.pc + 1
+    } else {
+        walk.pc
+    };
+    walk.hash = intern::hash(walk.hash, addr);
+    let n = walk.frames as usize & (wire::STACK_FRAMES - 1);
+    // SAFETY: claimed by this program, masked below STACK_FRAMES, a power of two.
+    unsafe {
+        (&raw mut (*scratch).stack.addrs)
+            .cast::<u64>()
+            .add(n)
+            .write(addr);
+    }
+    walk.frames += 1;
+}
+
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// One frame.
+///
+/// # Safety
+/// `context` is that of a walk that has begun.
+unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
+    // SAFETY: the caller's promise.
+    let (ranges, scratch) = unsafe { ((*context).ranges, (*context).scratch) };
+    // SAFETY: claimed by this program.
+    let walk = unsafe { &mut (*scratch).walk };
+    push(scratch, walk);
+    let place = walk.pc.wrapping_sub(u64::from(walk.is_exact == 0));
+    let found = match tables::find(ranges, place) {
+        Ok(found) => found,
+        Err(why) => {
+            // On the way back through a return probe: the function has returned already, and its caller is the
+            // innermost frame. The kernel's page for it may have been mapped since user space looked.
+            if walk.frames == 1
+                && why != NO_CHUNK_NO_TABLE
+                && let Some(left) = walk.instances.on_trampoline(walk.pc, walk.stack_pointer)
+            {
+                walk.pc = left.return_address;
+                walk.stack_pointer = left.stack_pointer;
+                walk.frames = 0;
+                walk.hash = intern::EMPTY_HASH;
+                return GO_ON;
+            }
+            if why != NO_CHUNK_UNMAPPED {
+                return stop(walk, OUTCOME_NO_TABLE);
+            }
+            tell_unmapped(walk.pc);
+            return stop(walk, OUTCOME_UNMAPPED);
+        }
+    };
+    let Some(rule) = tables::rule(found.rule) else {
+        return stop(walk, OUTCOME_BAD_ROW);
+    };
+    // SAFETY: a map value, written before any row that names it.
+    let rule = unsafe { &*rule };
+
+    let mut return_address = 0_u64;
+    let mut frame_pointer = walk.frame_pointer;
+    let cfa;
+    match rule.cfa {
+        CFA_END => return stop(walk, OUTCOME_COMPLETE),
+        CFA_NONE => {
+            let Some(caller) = no_cfi::find_caller(scratch, walk, found.start) else {
+                return stop(walk, OUTCOME_NO_CFI);
+            };
+            count(wire::COUNTER_FRAMES_WITHOUT_CFI);
+            return_address = caller.return_address;
+            frame_pointer = caller.frame_pointer;
+            cfa = caller.cfa;
+        }
+        _ => {
+            let Some(known) = canonical_frame_address(scratch, walk, rule) else {
+                return stop(walk, OUTCOME_BAD_ROW);
+            };
+            cfa = known;
+            match rule.return_address {
+                SAVED_AT_CFA => {
+                    if !read_word(offset(cfa, rule.return_address_offset), &mut return_address) {
+                        return stop(walk, OUTCOME_READ_FAULT);
+                    }
+                }
+                SAVED_AT_STACK_POINTER => {
+                    let at = offset(walk.stack_pointer, rule.return_address_offset);
+                    if !read_word(at, &mut return_address) {
+                        return stop(walk, OUTCOME_READ_FAULT);
+                    }
+                }
+                _ => {
+                    // A link register is known in the innermost frame alone, and behind a signal's.
+                    if !config::is_aarch64() || walk.is_exact == 0 {
+                        return stop(walk, OUTCOME_BAD_ROW);
+                    }
+                    return_address = walk.link_register;
+                }
+            }
+            let frame_pointer_at = match rule.frame_pointer {
+                SAVED_AT_CFA => offset(cfa, rule.frame_pointer_offset),
+                SAVED_AT_STACK_POINTER => offset(walk.stack_pointer, rule.frame_pointer_offset),
+                SAVED_AT_FRAME_POINTER => offset(walk.frame_pointer, rule.frame_pointer_offset),
+                SAVED_LOST => {
+                    frame_pointer = 0;
+                    0
+                }
+                _ => 0,
+            };
+            if frame_pointer_at != 0 && !read_word(frame_pointer_at, &mut frame_pointer) {
+                return stop(walk, OUTCOME_READ_FAULT);
+            }
+        }
+    }
+    let entry_stack_pointer = cfa.wrapping_sub(registers::return_pops());
+    return_address = walk.instances.original(entry_stack_pointer, return_address);
+    return_address = registers::plain_code_address(return_address);
+    if return_address == 0 {
+        return stop(walk, OUTCOME_COMPLETE);
+    }
+    // A caller's frame is higher on the stack; the same only where nothing was pushed, which a call does on
+    // x86-64. A signal may have been handled on a stack of its own.
+    let is_signal_frame = rule.flags & RULE_SIGNAL_FRAME != 0;
+    let is_lower = if config::is_aarch64() && walk.is_exact != 0 {
+        cfa < walk.stack_pointer
+    } else {
+        cfa <= walk.stack_pointer
+    };
+    if is_lower && !is_signal_frame {
+        return stop(walk, OUTCOME_BAD_ROW);
+    }
+    walk.pc = return_address;
+    walk.stack_pointer = cfa;
+    walk.frame_pointer = frame_pointer;
+    walk.is_exact = u64::from(is_signal_frame);
+    GO_ON
+}
+
+#[inline(always)]
+fn stop(walk: &mut Walk, outcome: u32) -> i64 {
+    walk.outcome = u64::from(outcome);
+    STOP
+}
+
+#[inline(always)]
+fn offset(addr: u64, bytes: i32) -> u64 {
+    addr.wrapping_add_signed(i64::from(bytes))
+}
+
+/// Reads a word of the target's memory.
+#[inline(always)]
+fn read_word(addr: u64, word: &mut u64) -> bool {
+    // SAFETY: the helper checks the user address and reports a fault as an error.
+    unsafe { bpf_probe_read_user(core::ptr::from_mut(word).cast(), 8, addr as *const c_void) == 0 }
+}
+
+/// None where the rule is not supported or the stack can't be read.
+#[inline(always)]
+fn canonical_frame_address(scratch: *const Scratch, walk: &Walk, rule: &Rule) -> Option<u64> {
+    match rule.cfa {
+        CFA_STACK_POINTER => Some(offset(walk.stack_pointer, rule.cfa_offset)),
+        CFA_FRAME_POINTER => Some(offset(walk.frame_pointer, rule.cfa_offset)),
+        CFA_AT_STACK_POINTER | CFA_AT_FRAME_POINTER => {
+            let register = if rule.cfa == CFA_AT_STACK_POINTER {
+                walk.stack_pointer
+            } else {
+                walk.frame_pointer
+            };
+            let mut word = 0;
+            read_word(offset(register, rule.cfa_offset), &mut word)
+                .then(|| offset(word, rule.cfa_second))
+        }
+        CFA_PLT => {
+            let pushed = walk.pc & 15 >= rule.cfa_second as u64;
+            let more = if pushed { 8 } else { 0 };
+            Some(offset(walk.stack_pointer, rule.cfa_offset) + more)
+        }
+        // Other registers are those of the innermost frame.
+        CFA_REGISTER if walk.frames == 1 => {
+            let n = rule.cfa_register as usize & (scratch::REGISTERS - 1);
+            // SAFETY: claimed by this program, masked below REGISTERS, a power of two.
+            let register = unsafe {
+                (&raw const (*scratch).registers)
+                    .cast::<u64>()
+                    .add(n)
+                    .read()
+            };
+            Some(offset(register, rule.cfa_offset))
+        }
+        _ => None,
+    }
+}
+
+/// Asks user space to look at what is mapped, not more often than it can.
+#[inline(always)]
+fn tell_unmapped(addr: u64) {
+    const EVERY_NS: u64 = 20_000_000;
+    let Some(last) = LAST_UNMAPPED.get_ptr_mut(0) else {
+        return;
+    };
+    let at_ns = crate::now();
+    // SAFETY: a map value; two CPUs that ask at once do no harm.
+    unsafe {
+        if at_ns.saturating_sub(*last) < EVERY_NS {
+            return;
+        }
+        *last = at_ns;
+    }
+    let unmapped = wire::CodeUnmapped {
+        header: wire::EventHeader {
+            kind: wire::EVENT_CODE_UNMAPPED,
+            tid: aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32,
+            at_ns,
+        },
+        addr,
+    };
+    emit_urgent(&unmapped, wire::COUNTER_LOST_OTHER);
 }

@@ -6,11 +6,13 @@
 //! (`bpf_ktime_get_ns`). All addresses are virtual addresses in the target. `tid` is the kernel's
 //! thread id in the initial PID namespace.
 
+pub mod unwind;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this contract, part of a capture file's header. Raised whenever a layout or the
 /// meaning of a code changes.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 // ---------------------------------------------------------------------------------------------
 // Ring buffer events. Each starts with [`EventHeader`]; `kind` tells the type.
@@ -30,6 +32,8 @@ pub const EVENT_LONG_POLL: u32 = 5;
 pub const EVENT_LOCK_WAIT: u32 = 6;
 /// [`ProcessExec`].
 pub const EVENT_PROCESS_EXEC: u32 = 7;
+/// [`CodeUnmapped`].
+pub const EVENT_CODE_UNMAPPED: u32 = 8;
 
 /// First bytes of every event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -210,22 +214,51 @@ pub struct ProcessExec {
     pub header: EventHeader,
 }
 
+/// A stack led to an address that user space had not seen mapped: code that was loaded since it looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CodeUnmapped {
+    /// `kind` is [`EVENT_CODE_UNMAPPED`].
+    pub header: EventHeader,
+    /// The address.
+    pub addr: u64,
+}
+
 // ---------------------------------------------------------------------------------------------
 // Maps that user space reads at the end.
 // ---------------------------------------------------------------------------------------------
 
-/// Frames kept of one stack: what `bpf_get_stack` gives with the default
-/// `kernel.perf_event_max_stack`.
-pub const STACK_FRAMES: usize = 127;
+/// Frames kept of one stack. A power of two: the kernel side masks indices with it.
+pub const STACK_FRAMES: usize = 512;
+
+/// Stacks of at most this many frames are kept apart from deeper ones, so that the few deep ones don't
+/// decide how much room all of them take.
+pub const SHORT_STACK_FRAMES: usize = 128;
 
 /// An interned stack. Its key is a 64-bit hash of its frames, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Stack {
     /// How many of `addrs` are valid.
-    pub frames: u64,
-    /// The instruction pointer, then the return addresses, innermost first.
+    pub frames: u32,
+    /// How the walk ended: one of `unwind`'s `OUTCOME_` codes.
+    pub outcome: u32,
+    /// The instruction pointer, then the return addresses, innermost first. Where a signal interrupted a
+    /// frame its address is that of the next instruction plus 1, so that looking up each address but the
+    /// first less 1 is always right.
     pub addrs: [u64; STACK_FRAMES],
+}
+
+/// A [`Stack`] of at most [`SHORT_STACK_FRAMES`] frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ShortStack {
+    /// As in [`Stack`].
+    pub frames: u32,
+    /// As in [`Stack`].
+    pub outcome: u32,
+    /// As in [`Stack`].
+    pub addrs: [u64; SHORT_STACK_FRAMES],
 }
 
 /// Key of the lock wait aggregation.
@@ -336,10 +369,10 @@ pub const COUNTER_LOST_LOCK_WAITS: u32 = 10;
 pub const COUNTER_LOST_OTHER: u32 = 11;
 /// Stacks that could be read and found no room in the stack map.
 pub const COUNTER_STACKS_NOT_STORED: u32 = 12;
-/// Stacks that could not be read at all.
-pub const COUNTER_STACKS_UNREADABLE: u32 = 13;
-/// Stacks taken, stored or found stored.
-pub const COUNTER_STACKS_TAKEN: u32 = 14;
+/// Frames of all stacks taken.
+pub const COUNTER_FRAMES: u32 = 13;
+/// Frames without unwind information whose caller was found nevertheless.
+pub const COUNTER_FRAMES_WITHOUT_CFI: u32 = 14;
 /// Lock waits that found no room in the aggregation map.
 pub const COUNTER_LOCK_WAITS_NOT_AGGREGATED: u32 = 15;
 /// Threads that found no room in the thread map: nothing of theirs is seen.
@@ -364,8 +397,17 @@ pub const COUNTER_SAMPLES: u32 = 24;
 pub const COUNTER_HANDOFFS: u32 = 25;
 /// Long polls that ended within the recording but began before it: they are left out.
 pub const COUNTER_LONG_POLLS_BEGAN_EARLIER: u32 = 26;
+/// Return addresses that a return probe had replaced, put back.
+pub const COUNTER_RETURN_ADDRESSES_RESTORED: u32 = 27;
+/// First of the counters of walks by kind of stack and outcome.
+pub const COUNTER_WALKS: u32 = 28;
 /// How many counters there are.
-pub const COUNTERS: u32 = 27;
+pub const COUNTERS: u32 = COUNTER_WALKS + unwind::KINDS * unwind::OUTCOMES;
+
+/// The counter of walks of a kind (a `KIND_` code of `unwind`) that ended so (an `OUTCOME_` code).
+pub const fn counter_walks(kind: u32, outcome: u32) -> u32 {
+    COUNTER_WALKS + kind * unwind::OUTCOMES + outcome
+}
 
 // ---------------------------------------------------------------------------------------------
 // The record of a thread, read by user space at the end for what is still under way.
@@ -476,8 +518,8 @@ mod tests {
 
     /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
     #[test]
-    fn event_sizes_are_those_of_wire_version_1() {
-        assert_eq!(WIRE_VERSION, 1);
+    fn event_sizes_are_those_of_wire_version_2() {
+        assert_eq!(WIRE_VERSION, 2);
         assert_eq!(size_of::<EventHeader>(), 16);
         assert_eq!(size_of::<ThreadSeen>(), 32);
         assert_eq!(size_of::<ReturnSite>(), 32);
@@ -486,7 +528,10 @@ mod tests {
         assert_eq!(size_of::<LongPoll>(), 72);
         assert_eq!(size_of::<LockWait>(), 72);
         assert_eq!(size_of::<ProcessExec>(), 16);
+        assert_eq!(size_of::<CodeUnmapped>(), 24);
         assert_eq!(size_of::<Stack>(), 8 + 8 * STACK_FRAMES);
+        assert_eq!(size_of::<ShortStack>(), 8 + 8 * SHORT_STACK_FRAMES);
+        assert_eq!(size_of::<unwind::Rule>(), 24);
     }
 
     /// What the kernel writes is read back field by field.

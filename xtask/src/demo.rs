@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{command, packages, workloads, workspace};
 
@@ -25,11 +25,7 @@ pub fn run() -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
 
     let target = Target::start(Command::new(&contention).args(["--seconds", "120"]))?;
-    println!(
-        "started {} with pid {}",
-        contention.display(),
-        target.0.id()
-    );
+    println!("started {} with pid {}", contention.display(), target.pid());
     // Ctrl-C reaches holdup too, which ends the recording early and writes everything; then it is our turn.
     signal_hook::flag::register(
         signal_hook::consts::SIGINT,
@@ -46,7 +42,7 @@ pub fn run() -> Result<()> {
         .args([
             "record",
             "--pid",
-            &target.0.id().to_string(),
+            &target.pid().to_string(),
             "-d",
             &format!("{SECONDS}s"),
             "-o",
@@ -80,12 +76,16 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The program that gets profiled; it runs as the user, and ends with the demo.
-struct Target(Child);
+/// The program that gets profiled; it runs as the user, and ends with its handle.
+pub struct Target(Child);
 
 impl Target {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Waits until it is ready.
-    fn start(command: &mut Command) -> Result<Self> {
+    pub fn start(command: &mut Command) -> Result<Self> {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -93,15 +93,13 @@ impl Target {
             .with_context(|| format!("could not start `{}`", command::display(command)))?;
         let mut target = Self(child);
         let stdout = target.0.stdout.take().context("a child has no stdout")?;
-        let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("could not read what the workload says")?;
-        ensure!(
-            line.starts_with("ready"),
-            "the workload did not start: {line:?}"
-        );
-        Ok(target)
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("could not read what the workload says")?;
+            if line.starts_with("ready") {
+                return Ok(target);
+            }
+        }
+        bail!("the workload did not start")
     }
 }
 

@@ -9,6 +9,7 @@ mod command;
 mod compare;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod packages;
 mod reported;
 mod test;
@@ -19,6 +20,7 @@ mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -50,6 +52,14 @@ enum Command {
         /// Leave this suite out (may be repeated)
         #[arg(long, value_name = "SUITE")]
         skip: Vec<test::Suite>,
+    },
+    /// Feed what parses the target's files with what no compiler writes
+    Fuzz {
+        /// Which parsers; all when not given
+        target: Vec<String>,
+        /// How long each of them is tried
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
     },
     /// Attach holdup to a program that holds its runtime up, and see what it finds
     Demo,
@@ -92,6 +102,12 @@ enum Bench {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
+    /// How many stacks in hand-written assembly are whole, beside perf's; needs root
+    Unwind {
+        /// How long each of them samples
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -100,10 +116,20 @@ fn main() -> ExitCode {
             ebpf::run(&ebpf::Options { check, install }).map(|()| ExitCode::SUCCESS)
         }
         Command::Test { only, skip } => test::run(&test::Options { only, skip }),
+        Command::Fuzz { target, seconds } => {
+            let options = fuzz::Options {
+                targets: target,
+                each: Duration::from_secs(seconds),
+            };
+            fuzz::run(&options).map(|()| ExitCode::SUCCESS)
+        }
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Overhead { rounds, seconds }) => {
             let options = bench::overhead::Options { rounds, seconds };
             bench::overhead::run(&options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Bench(Bench::Unwind { seconds }) => {
+            bench::unwind::run(&bench::unwind::Options { seconds }).map(|()| ExitCode::SUCCESS)
         }
         Command::Compare { truth, dir } => compare::run(&truth, &dir),
         Command::Citadel {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{command, ebpf, packages, workloads, workspace};
+use crate::{command, ebpf, fuzz, packages, workloads, workspace};
 
 /// What the live tests call, beside the workloads: bpftool lists what is loaded in the kernel.
 const LIVE_PACKAGES: [&str; 3] = ["binutils", "bpftool", "util-linux"];
@@ -33,6 +33,8 @@ pub enum Suite {
     Ebpf,
     /// Unit and replay tests; need no root
     Unit,
+    /// What parses the target's files survives what no compiler writes
+    Fuzz,
     /// holdup on the running kernel, attached to the workloads; needs root
     Live,
     /// holdup on a real Citadel server under load; needs root
@@ -186,6 +188,7 @@ fn run_suite(suite: Suite, xtask: &Path) -> Result<Tally> {
             Ok(Tally::PASSED)
         }
         Suite::Unit => tests(workspace::cargo("test").arg("--workspace")),
+        Suite::Fuzz => fuzz(),
         Suite::Live => live(xtask, &workloads::build()?, &["--skip", "citadel::"]),
         Suite::Citadel => live(xtask, &workloads::build_citadel()?, &["citadel::"]),
     }
@@ -195,6 +198,23 @@ fn succeeds(command: &mut Command) -> Result<Tally> {
     println!("+ {}", command::display(command));
     command::run(command)?;
     Ok(Tally::PASSED)
+}
+
+/// How long the fuzz targets run, two at a time, if none finds anything.
+const FUZZING: Duration = Duration::from_secs(180);
+
+fn fuzz() -> Result<Tally> {
+    let targets = fuzz::targets()?;
+    let options = fuzz::Options {
+        each: FUZZING * 2 / u32::try_from(targets.len()).context("that many targets")?,
+        targets,
+    };
+    let fuzz::Outcome { passed, failed } = fuzz::run_targets(&options)?;
+    Ok(Tally {
+        passed,
+        failed,
+        ..Tally::default()
+    })
 }
 
 /// Builds the live tests as the user, and runs them with root's rights, one at a time: they measure.

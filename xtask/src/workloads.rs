@@ -6,6 +6,7 @@
 //! source file costs one crate and not its hundred dependencies.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-use crate::{cache, citadel, command, workspace};
+use crate::{cache, citadel, command, packages, workspace};
 
 /// A folder under `xtask/workloads`, which is a cargo workspace of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,7 +38,7 @@ impl Workload {
 
     fn binaries(self) -> &'static [&'static str] {
         match self {
-            Self::Contention => &["contention"],
+            Self::Contention => &["contention", "libcontention_plugin.so"],
             Self::Citadel => &["citadel-server", "citadel-load"],
             Self::Echo => &["echo"],
         }
@@ -57,8 +58,8 @@ pub enum Flavour {
     Release,
     /// One codegen unit, everything inlined that can be, with line tables.
     FatLto,
-    /// Neither symbols nor debug information, with frame pointers.
-    Stripped,
+    /// The fat LTO build as it is given away: `strip = true`, its symbols and line tables in a file beside it.
+    Shipped,
 }
 
 /// What a flavour changes; the rest is as each workload's manifest and cargo have it.
@@ -66,7 +67,8 @@ struct Settings {
     name: &'static str,
     frame_pointers: bool,
     fat_lto: bool,
-    stripped: bool,
+    /// Not compiled, but made from the flavour that has the same settings otherwise.
+    split: bool,
 }
 
 impl Flavour {
@@ -75,7 +77,7 @@ impl Flavour {
             name: "release",
             frame_pointers: false,
             fat_lto: false,
-            stripped: false,
+            split: false,
         };
         match self {
             Self::FramePointers => Settings {
@@ -89,11 +91,10 @@ impl Flavour {
                 fat_lto: true,
                 ..plain
             },
-            Self::Stripped => Settings {
-                name: "stripped",
-                frame_pointers: true,
-                stripped: true,
-                ..plain
+            Self::Shipped => Settings {
+                name: "shipped",
+                split: true,
+                ..Self::FatLto.settings()
             },
         }
     }
@@ -120,12 +121,6 @@ impl Settings {
             environment.extend([
                 ("CARGO_PROFILE_RELEASE_LTO", "fat"),
                 ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
-            ]);
-        }
-        if self.stripped {
-            environment.extend([
-                ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
-                ("CARGO_PROFILE_RELEASE_STRIP", "symbols"),
             ]);
         }
         environment
@@ -164,18 +159,28 @@ pub fn run(workload: Workload, flavour: Flavour) -> Result<()> {
 /// What the live tests attach to, by the names they know the programs by.
 pub type Programs = BTreeMap<&'static str, PathBuf>;
 
-/// The small ones: seconds when built before, two or three minutes when not.
+/// What the live tests get where they don't ask for another flavour.
+const USUAL: Flavour = Flavour::FramePointers;
+/// The flavour of the Citadel server.
+const CITADEL: Flavour = Flavour::FramePointers;
+
+/// The small ones: seconds when built before, some minutes when not.
 pub fn build() -> Result<Programs> {
-    let echo = build_one(Workload::Echo, Flavour::FramePointers)?;
+    let contention =
+        |flavour| build_one(Workload::Contention, flavour).map(|built| built.binary("contention"));
+    let echo = build_one(Workload::Echo, USUAL)?;
     Ok(Programs::from([
-        ("CONTENTION", contention()?),
+        ("CONTENTION", contention(USUAL)?),
+        ("CONTENTION_RELEASE", contention(Flavour::Release)?),
+        ("CONTENTION_FAT_LTO", contention(Flavour::FatLto)?),
+        ("CONTENTION_SHIPPED", contention(Flavour::Shipped)?),
         ("ECHO", echo.binary("echo")),
     ]))
 }
 
 /// The Citadel server and its load.
 pub fn build_citadel() -> Result<Programs> {
-    let citadel = build_one(Workload::Citadel, Flavour::FramePointers)?;
+    let citadel = build_one(Workload::Citadel, CITADEL)?;
     Ok(Programs::from([
         ("CITADEL_SERVER", citadel.binary("citadel-server")),
         ("CITADEL_LOAD", citadel.binary("citadel-load")),
@@ -184,8 +189,7 @@ pub fn build_citadel() -> Result<Programs> {
 
 /// The workload with known answers.
 pub fn contention() -> Result<PathBuf> {
-    let contention = build_one(Workload::Contention, Flavour::FramePointers)?;
-    Ok(contention.binary("contention"))
+    Ok(build_one(Workload::Contention, USUAL)?.binary("contention"))
 }
 
 /// Builds a workload, or finds it built.
@@ -204,6 +208,10 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
     if built.is_complete(workload) {
         return Ok(built);
     }
+    if settings.split {
+        let whole = build_one(workload, Flavour::FatLto)?;
+        return split(workload, &whole, &built);
+    }
 
     let mut cargo = Command::new("cargo");
     command::clear_cargo_environment(&mut cargo);
@@ -211,7 +219,7 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
         .join("target")
         .join(format!("{}-{}", workload.name(), settings.name));
     cargo
-        .args(["build", "--release", "--locked", "--quiet"])
+        .args(["build", "--release", "--workspace", "--locked", "--quiet"])
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(workload.source())
@@ -222,7 +230,14 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
     command::run(&mut cargo)
         .with_context(|| format!("could not build the workload {}", workload.name()))?;
 
-    publish(workload, &target_dir.join("release"), &built.folder)?;
+    publish(&built.folder, |unfinished| {
+        for binary in workload.binaries() {
+            let from = target_dir.join("release").join(binary);
+            fs::copy(&from, unfinished.join(binary))
+                .with_context(|| format!("could not copy {}", from.display()))?;
+        }
+        Ok(())
+    })?;
     ensure!(
         built.is_complete(workload),
         "{} does not hold {}",
@@ -232,16 +247,50 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
     Ok(built)
 }
 
-/// Copies the binaries into their folder, which appears whole or not at all: somebody else may be
-/// doing the same.
-fn publish(workload: Workload, release: &Path, folder: &Path) -> Result<()> {
+/// Makes of each binary a stripped one and its debug file, as packagers do.
+fn split(workload: Workload, whole: &Built, built: &Built) -> Result<Built> {
+    packages::install(
+        &["binutils"],
+        "splitting the workloads' debug information off",
+    )?;
+    publish(&built.folder, |unfinished| {
+        for name in workload.binaries() {
+            let (binary, debug) = (whole.binary(name), format!("{name}.debug"));
+            // Within the folder, because the link is the name as it is given.
+            let run = |tool: &str, args: &[&OsStr]| {
+                command::output(Command::new(tool).args(args).current_dir(unfinished))
+            };
+            run(
+                "objcopy",
+                &[
+                    "--only-keep-debug".as_ref(),
+                    binary.as_ref(),
+                    debug.as_ref(),
+                ],
+            )?;
+            run(
+                "strip",
+                &[
+                    "--strip-all".as_ref(),
+                    "-o".as_ref(),
+                    name.as_ref(),
+                    binary.as_ref(),
+                ],
+            )?;
+            let link = format!("--add-gnu-debuglink={debug}");
+            run("objcopy", &[link.as_ref(), name.as_ref()])?;
+        }
+        Ok(())
+    })?;
+    Ok(built.clone())
+}
+
+/// Fills a folder, which appears whole or not at all: somebody else may be doing the same.
+fn publish(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let unfinished = folder.with_extension(std::process::id().to_string());
     fs::create_dir_all(&unfinished)
         .with_context(|| format!("could not make {}", unfinished.display()))?;
-    for binary in workload.binaries() {
-        fs::copy(release.join(binary), unfinished.join(binary))
-            .with_context(|| format!("could not copy {binary} into {}", unfinished.display()))?;
-    }
+    fill(&unfinished)?;
     if fs::rename(&unfinished, folder).is_err() {
         fs::remove_dir_all(&unfinished)
             .with_context(|| format!("could not remove {}", unfinished.display()))?;
@@ -281,10 +330,11 @@ fn key(workload: Workload, settings: &Settings) -> Result<String> {
         .collect())
 }
 
-/// Cargo.toml, Cargo.lock and everything under src, in an order that does not depend on the disk.
+/// Cargo.toml, Cargo.lock and everything under src and plugin, in an order that does not depend on the disk.
 fn files(source: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![source.join("Cargo.lock"), source.join("Cargo.toml")];
     let mut folders = vec![source.join("src")];
+    folders.extend(Some(source.join("plugin")).filter(|plugin| plugin.is_dir()));
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder)
             .with_context(|| format!("could not list {}", folder.display()))?;
@@ -308,17 +358,13 @@ fn files(source: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
-    /// Each flavour has a build folder of its own; two in one would rebuild each other's crates.
+    /// Each flavour has a build folder of its own; two in one would rebuild each other's crates. The one that is not
+    /// compiled has what it is made from.
     #[test]
     fn flavours_differ_in_name_and_environment() {
-        let flavours = [
-            Flavour::FramePointers,
-            Flavour::Release,
-            Flavour::FatLto,
-            Flavour::Stripped,
-        ];
-        for (index, one) in flavours.iter().enumerate() {
-            for other in &flavours[index + 1..] {
+        let compiled = [Flavour::FramePointers, Flavour::Release, Flavour::FatLto];
+        for (index, one) in compiled.iter().enumerate() {
+            for other in &compiled[index + 1..] {
                 let (one, other) = (one.settings(), other.settings());
                 assert_ne!(one.name, other.name);
                 assert_ne!(
@@ -330,6 +376,9 @@ mod tests {
                 );
             }
         }
+        let (shipped, whole) = (Flavour::Shipped.settings(), Flavour::FatLto.settings());
+        assert_ne!(shipped.name, whole.name);
+        assert_eq!(shipped.environment(), whole.environment());
     }
 
     /// Every workload's sources are found, whatever the flavour they hash to another key, and the key is stable.
@@ -337,7 +386,7 @@ mod tests {
     fn keys_tell_workloads_and_flavours_apart() -> Result<()> {
         let mut keys = Vec::new();
         for workload in [Workload::Contention, Workload::Citadel, Workload::Echo] {
-            for flavour in [Flavour::FramePointers, Flavour::Stripped] {
+            for flavour in [Flavour::FramePointers, Flavour::FatLto] {
                 let key_of = || key(workload, &flavour.settings());
                 assert_eq!(key_of()?, key_of()?);
                 keys.push(key_of()?);

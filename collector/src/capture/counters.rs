@@ -17,8 +17,8 @@ const NAMES: [&str; wire::COUNTERS as usize] = [
     "lost_lock_waits",
     "lost_other",
     "stacks_not_stored",
-    "stacks_unreadable",
-    "stacks_taken",
+    "frames",
+    "frames_without_cfi",
     "lock_waits_not_aggregated",
     "threads_not_tracked",
     "polls_too_deep",
@@ -31,11 +31,45 @@ const NAMES: [&str; wire::COUNTERS as usize] = [
     "samples",
     "handoffs",
     "long_polls_began_earlier",
+    "return_addresses_restored",
+    "walks_uprobe_complete",
+    "walks_uprobe_unmapped",
+    "walks_uprobe_no_table",
+    "walks_uprobe_no_cfi",
+    "walks_uprobe_bad_row",
+    "walks_uprobe_read_fault",
+    "walks_uprobe_too_deep",
+    "walks_uprobe_no_registers",
+    "walks_uprobe_no_room",
+    "walks_sample_complete",
+    "walks_sample_unmapped",
+    "walks_sample_no_table",
+    "walks_sample_no_cfi",
+    "walks_sample_bad_row",
+    "walks_sample_read_fault",
+    "walks_sample_too_deep",
+    "walks_sample_no_registers",
+    "walks_sample_no_room",
+    "walks_off_cpu_complete",
+    "walks_off_cpu_unmapped",
+    "walks_off_cpu_no_table",
+    "walks_off_cpu_no_cfi",
+    "walks_off_cpu_bad_row",
+    "walks_off_cpu_read_fault",
+    "walks_off_cpu_too_deep",
+    "walks_off_cpu_no_registers",
+    "walks_off_cpu_no_room",
 ];
 
 /// What the kernel side counted; all zero when a capture was cut off before they were written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters([u64; wire::COUNTERS as usize]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters([0; wire::COUNTERS as usize])
+    }
+}
 
 impl Counters {
     /// From values in the order of their indices; missing ones are zero.
@@ -71,7 +105,14 @@ mod tests {
             "lost_long_poll_ns"
         );
         assert_eq!(NAMES[wire::COUNTER_LOST_OTHER as usize], "lost_other");
-        assert_eq!(NAMES[wire::COUNTER_STACKS_TAKEN as usize], "stacks_taken");
+        assert_eq!(NAMES[wire::COUNTER_FRAMES as usize], "frames");
+        let walks = |kind, outcome| NAMES[wire::counter_walks(kind, outcome) as usize];
+        use wire::unwind::{KIND_OFF_CPU, KIND_SAMPLE, OUTCOME_NO_CFI, OUTCOME_NO_ROOM};
+        assert_eq!(walks(KIND_SAMPLE, OUTCOME_NO_CFI), "walks_sample_no_cfi");
+        assert_eq!(
+            walks(KIND_OFF_CPU, OUTCOME_NO_ROOM),
+            "walks_off_cpu_no_room"
+        );
         assert_eq!(
             NAMES[wire::COUNTER_POLL_END_UNSEEN as usize],
             "poll_end_unseen"

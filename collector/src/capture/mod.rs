@@ -21,9 +21,12 @@ use serde::{Deserialize, Serialize};
 pub use counters::Counters;
 pub use error::{CaptureError, FormatError};
 pub use read::{parse, read};
+pub use section::checksum;
 pub use write::Writer;
 
-use crate::event::{CodeAddr, Event, LockWaitTotals, Nanos, Pid, SiteClass, StackId, Timestamp};
+use crate::event::{
+    CodeAddr, Event, LockWaitTotals, Nanos, Pid, RawStack, SiteClass, StackId, Timestamp,
+};
 use crate::symbolize::SymbolTable;
 
 /// A whole capture in memory.
@@ -42,8 +45,8 @@ pub struct Capture {
     pub events: Vec<Event>,
     /// Every lock wait, summed.
     pub lock_waits: Vec<LockWaitTotals>,
-    /// Raw frames of each stack: instruction pointer, then return addresses.
-    pub stacks: BTreeMap<StackId, Vec<u64>>,
+    /// The stacks.
+    pub stacks: BTreeMap<StackId, RawStack>,
     /// What the kernel side counted.
     pub counters: Counters,
     /// Names for the addresses in `stacks`.
@@ -81,7 +84,7 @@ pub struct Rest {
     /// The map of lock waits, verbatim.
     pub lock_waits: Vec<(wire::LockWaitKey, wire::LockWaitTotals)>,
     /// The map of stacks.
-    pub stacks: BTreeMap<u64, Vec<u64>>,
+    pub stacks: BTreeMap<u64, RawStack>,
     /// The counters, summed over CPUs.
     pub counters: [u64; wire::COUNTERS as usize],
     /// The records of threads, for what was still under way.
@@ -125,6 +128,28 @@ pub struct Meta {
     pub sample_after: Nanos,
     /// CPU samples for each second and CPU.
     pub frequency_hz: u32,
+    /// What stacks are walked with.
+    #[serde(default)]
+    pub unwind_tables: UnwindTables,
+}
+
+/// The unwind tables of all that the target had mapped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwindTables {
+    /// Files with a table. Those without, and why, are the probe family `unwind_tables`.
+    pub files: u32,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Different rules that the rows name.
+    pub rules: u32,
+    /// Kernel memory of the rows.
+    pub bytes: u64,
+    /// Bytes of call frame information that they were made from.
+    pub source_bytes: u64,
+    /// Functions and rows that are not understood: a stack that meets one ends there.
+    pub left_out: u64,
+    /// Time that making them took.
+    pub took: Nanos,
 }
 
 /// One family of probes and what became of it.

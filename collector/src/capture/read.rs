@@ -16,7 +16,8 @@ use super::{
 };
 use crate::decode;
 use crate::event::{
-    CodeAddr, Event, LockOperation, LockOutcome, LockWaitTotals, Nanos, StackId, Tid, Timestamp,
+    CodeAddr, Event, LockOperation, LockOutcome, LockWaitTotals, Nanos, RawStack, StackId, Tid,
+    Timestamp, WalkOutcome,
 };
 use crate::symbolize::SymbolTable;
 
@@ -248,7 +249,7 @@ struct Contents {
     return_sites: Vec<ReturnSite>,
     events: Vec<Event>,
     lock_waits: Vec<LockWaitTotals>,
-    stacks: BTreeMap<StackId, Vec<u64>>,
+    stacks: BTreeMap<StackId, RawStack>,
     counters: Counters,
     threads: Vec<wire::Thread>,
     symbols: SymbolTable,
@@ -340,12 +341,16 @@ impl Contents {
     fn stacks(&mut self, payload: &[u8]) -> Result<(), String> {
         let words = entries::<u64>(payload)?;
         let mut words = words.as_slice();
-        while let [key, frames, rest @ ..] = words {
-            let frames = usize::try_from(*frames).unwrap_or(usize::MAX);
+        while let [key, header, rest @ ..] = words {
+            let (frames, outcome) = (*header as u32 as usize, (header >> 32) as u32);
             let (addresses, rest) = rest
                 .split_at_checked(frames)
                 .ok_or("a stack longer than its section")?;
-            self.stacks.insert(StackId(*key), addresses.to_vec());
+            let stack = RawStack {
+                outcome: WalkOutcome::from_code(outcome),
+                addresses: addresses.to_vec(),
+            };
+            self.stacks.insert(StackId(*key), stack);
             words = rest;
         }
         if words.is_empty() {

@@ -5,7 +5,7 @@
 //!   section  := kind:u32 length:u32 checksum:u32 payload[length]
 //!   RECORDS  := (length:u32 record[length])*        ring buffer records, verbatim
 //!   LOCK_WAITS := (LockWaitKey LockWaitTotals)*     as in `wire`
-//!   STACKS   := (key:u64 frames:u64 address:u64*)*
+//!   STACKS   := (key:u64 frames:u32 outcome:u32 address:u64*)*
 //!   COUNTERS := u64*                                 by index
 //!   THREADS  := Thread*                              as in `wire`
 //!   all others are JSON

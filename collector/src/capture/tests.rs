@@ -3,7 +3,7 @@ use std::path::Path;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
-use crate::event::Tid;
+use crate::event::{Tid, WalkOutcome};
 use crate::symbolize::Frame;
 
 fn meta() -> Meta {
@@ -23,6 +23,14 @@ fn meta() -> Meta {
         sample_after: Nanos(1_250),
         attach: Nanos(20_000_000),
         frequency_hz: 997,
+        unwind_tables: UnwindTables::default(),
+    }
+}
+
+fn raw_stack(outcome: WalkOutcome, addresses: &[u64]) -> RawStack {
+    RawStack {
+        outcome,
+        addresses: addresses.to_vec(),
     }
 }
 
@@ -101,7 +109,10 @@ fn rest() -> Rest {
             ),
             (wire::LockWaitKey::new_zeroed(), totals),
         ],
-        stacks: BTreeMap::from([(9, vec![0x101, 0x202]), (10, vec![])]),
+        stacks: BTreeMap::from([
+            (9, raw_stack(WalkOutcome::Complete, &[0x101, 0x202])),
+            (10, raw_stack(WalkOutcome::NoCfi, &[])),
+        ]),
         counters,
         threads: vec![thread],
         symbols: SymbolTable {
@@ -145,8 +156,14 @@ fn a_capture_survives_the_way_through_a_file() {
     assert_eq!(capture.end, rest().end);
     assert_eq!(capture.cut, None);
     assert_eq!(capture.counters.get(wire::COUNTER_POLLS), 11);
-    assert_eq!(capture.stacks[&StackId(9)], [0x101, 0x202]);
-    assert_eq!(capture.stacks[&StackId(10)], [0; 0]);
+    assert_eq!(
+        capture.stacks[&StackId(9)],
+        raw_stack(WalkOutcome::Complete, &[0x101, 0x202])
+    );
+    assert_eq!(
+        capture.stacks[&StackId(10)],
+        raw_stack(WalkOutcome::NoCfi, &[])
+    );
     assert_eq!(capture.lock_waits.len(), 1);
     assert_eq!(capture.lock_waits[0].total, Nanos(600));
     assert_eq!(

@@ -113,10 +113,16 @@ impl Writer {
             self.section(section::THREADS, threads.as_bytes())?;
         }
         let mut chunk = Vec::new();
-        for (n, (key, addresses)) in stacks.iter().enumerate() {
+        for (n, (key, stack)) in stacks.iter().enumerate() {
             chunk.extend(key.to_le_bytes());
-            chunk.extend((addresses.len() as u64).to_le_bytes());
-            chunk.extend(addresses.iter().flat_map(|address| address.to_le_bytes()));
+            chunk.extend((stack.addresses.len() as u32).to_le_bytes());
+            chunk.extend(stack.outcome.code().to_le_bytes());
+            chunk.extend(
+                stack
+                    .addresses
+                    .iter()
+                    .flat_map(|address| address.to_le_bytes()),
+            );
             if (n + 1).is_multiple_of(CHUNK_ENTRIES) {
                 self.section(section::STACKS, &chunk)?;
                 chunk.clear();

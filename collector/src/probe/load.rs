@@ -14,6 +14,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
+use super::kernel_types::ReturnProbeOffsets;
 use super::uprobe_multi::{self, MultiPrograms};
 use super::{OBJECT, ProbeError, Records};
 use crate::event::{Nanos, Pid};
@@ -113,6 +114,9 @@ impl Probes {
         let pid_ns = fs::metadata("/proc/self/ns/pid")
             .map_err(|error| ProbeError::from_io("look at its own PID namespace", error))?;
         let (device, inode) = (kernel_device(pid_ns.st_dev()), pid_ns.st_ino());
+        let is_aarch64 = u8::from(cfg!(target_arch = "aarch64"));
+        // Zeroes where the kernel does not tell: replaced return addresses then stay as they are.
+        let return_probes = ReturnProbeOffsets::of_this_kernel().unwrap_or_default();
         let ebpf = EbpfLoader::new()
             // The log is asked for again by whoever meets an error.
             .verifier_log_level(VerifierLogLevel::DISABLE)
@@ -121,6 +125,20 @@ impl Probes {
             .override_global("TARGET_TGID", &pid.0, true)
             .override_global("PID_NS_DEV", &device, true)
             .override_global("PID_NS_INO", &inode, true)
+            .override_global("IS_AARCH64", &is_aarch64, true)
+            .override_global("TASK_UTASK", &return_probes.task_utask, true)
+            .override_global(
+                "UTASK_RETURN_INSTANCES",
+                &return_probes.utask_return_instances,
+                true,
+            )
+            .override_global("RETURN_INSTANCE_STACK", &return_probes.instance_stack, true)
+            .override_global(
+                "RETURN_INSTANCE_ORIGINAL",
+                &return_probes.instance_original,
+                true,
+            )
+            .override_global("RETURN_INSTANCE_NEXT", &return_probes.instance_next, true)
             .map_max_entries("EVENTS", config.ring_buffer_bytes)
             .map_max_entries("SITE_TOTALS", sites.max(1))
             .load(OBJECT)
@@ -320,6 +338,8 @@ fn map_fd(map: &Map) -> Option<RawFd> {
         | Map::PerCpuArray(data)
         | Map::HashMap(data)
         | Map::LruHashMap(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashOfMaps(data)
         | Map::RingBuf(data) => data,
         _ => return None,
     };

@@ -8,16 +8,17 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use zerocopy::{FromBytes, IntoBytes as _};
 
 use super::{ProbeError, Probes, wire};
+use crate::event::{RawStack, WalkOutcome};
 
 /// Most stacks and lock waits that one map can hold (`probe-ebpf/src/maps.rs`); a bound for loops over
 /// maps that others change meanwhile.
 const MOST_ENTRIES: usize = 1 << 16;
 
 const READ: &str = "read";
-const WRITE: &str = "write to";
+pub(super) const WRITE: &str = "write to";
 
 /// Makes the error of what was attempted with a map, from the reason.
-fn failed(
+pub(super) fn failed(
     attempted: &'static str,
     map: &'static str,
 ) -> impl Fn(&dyn Display) -> ProbeError + Copy {
@@ -66,7 +67,7 @@ impl Probes {
         result.map_err(|error| failed(WRITE, name)(&error))
     }
 
-    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, ProbeError> {
+    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, ProbeError> {
         self.ebpf
             .map_mut(name)
             .ok_or_else(|| failed(WRITE, name)(&"no such map"))
@@ -111,28 +112,34 @@ impl Probes {
             .collect())
     }
 
-    /// Interned stacks: raw frames by key.
-    pub fn stacks(&self) -> Result<BTreeMap<u64, Vec<u64>>, ProbeError> {
-        const VALUE: usize = size_of::<wire::Stack>();
-        Ok(self
-            .hash_entries::<u64, [u8; VALUE]>("STACKS")?
-            .into_iter()
-            .filter_map(|(key, value)| {
-                let stack: wire::Stack = read(&value)?;
-                let frames = (stack.frames as usize).min(wire::STACK_FRAMES);
-                Some((key, stack.addrs[..frames].to_vec()))
-            })
-            .collect())
+    /// Interned stacks by key.
+    pub fn stacks(&self) -> Result<BTreeMap<u64, RawStack>, ProbeError> {
+        const SHORT: usize = size_of::<wire::ShortStack>();
+        const DEEP: usize = size_of::<wire::Stack>();
+        let stack = |frames: u32, outcome: u32, addrs: &[u64]| RawStack {
+            outcome: WalkOutcome::from_code(outcome),
+            addresses: addrs[..(frames as usize).min(addrs.len())].to_vec(),
+        };
+        let short = self.hash_entries::<u64, [u8; SHORT]>("STACKS")?;
+        let short = short.into_iter().filter_map(|(key, value)| {
+            let it: wire::ShortStack = read(&value)?;
+            Some((key, stack(it.frames, it.outcome, &it.addrs)))
+        });
+        let deep = self.hash_entries::<u64, [u8; DEEP]>("DEEP_STACKS")?;
+        let deep = deep.into_iter().filter_map(|(key, value)| {
+            let it: wire::Stack = read(&value)?;
+            Some((key, stack(it.frames, it.outcome, &it.addrs)))
+        });
+        Ok(short.chain(deep).collect())
     }
 
     /// Records of the threads that were seen and still live.
     pub fn threads(&self) -> Result<Vec<wire::Thread>, ProbeError> {
-        /// The kernel side's record is larger: what only it needs stands behind the prefix.
-        const VALUE: usize = size_of::<wire::Thread>() + (wire::STACK_FRAMES + 2) * 8;
+        const VALUE: usize = size_of::<wire::Thread>();
         Ok(self
             .hash_entries::<u64, [u8; VALUE]>("THREADS")?
             .into_iter()
-            .filter_map(|(_, value)| read(&value[..size_of::<wire::Thread>()]))
+            .filter_map(|(_, value)| read(&value))
             .collect())
     }
 

@@ -7,11 +7,15 @@
 //! kernel removes all of it when holdup ends, however it ends.
 
 mod clock;
+mod elements;
 mod error;
+mod kernel_types;
 mod load;
 mod maps;
 mod readable;
 mod ring;
+mod syscall;
+mod tables;
 mod uprobe_multi;
 
 pub use clock::now;

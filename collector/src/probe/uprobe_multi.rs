@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -16,6 +16,7 @@ use aya_obj::generated::{
     bpf_attach_type::BPF_TRACE_UPROBE_MULTI, bpf_attr, bpf_cmd, bpf_prog_type::BPF_PROG_TYPE_KPROBE,
 };
 
+use super::syscall::bpf;
 use super::{ProbeError, UprobePoint, error::tail};
 
 /// `BPF_F_UPROBE_MULTI_RETURN` of include/uapi/linux/bpf.h: the probes fire at the return.
@@ -240,21 +241,4 @@ pub fn is_supported() -> io::Result<bool> {
     // (libbpf tells them apart in the same way, probe_uprobe_multi_link of its features.c).
     const NO_PID: u32 = u32::MAX;
     Ok(refusal(0) == Some(libc::EBADF) && refusal(NO_PID) == Some(libc::EINVAL))
-}
-
-fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` and all that it points to live until the call returns.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as libc::c_long,
-            std::ptr::from_ref(attr),
-            size_of::<bpf_attr>(),
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: all three commands return a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdup_probe_ebpf::wire;
+use holdup_probe_ebpf::wire::{
+    self,
+    unwind::{KIND_OFF_CPU, KIND_SAMPLE, KIND_UPROBE},
+};
 
-use super::stacks::{NamedStack, Stacks};
+use super::stacks::Stacks;
 use super::words::{count, duration, percent};
-use super::{Certainty, Coverage, Lost, PollCoverage, Report, StackCoverage};
+use super::{Certainty, Coverage, Lost, PollCoverage, Report, StackCoverage, Unwinding};
 use crate::capture::Capture;
 use crate::correlate::PollAnatomy;
-use crate::event::{Exactness, Nanos};
+use crate::event::{Exactness, Nanos, WalkOutcome};
 use crate::symbolize::SymbolTable;
 
 /// In less time than this a program may not have done anything yet.
@@ -99,6 +102,8 @@ impl Coverage {
                 other: counter(wire::COUNTER_LOST_OTHER),
             },
             stacks: stack_coverage(capture, polls, stacks),
+            unwind_tables: capture.meta.unwind_tables.clone(),
+            unwinding: unwinding(capture),
             polls: poll_coverage(capture, polls),
             lock_waits_not_aggregated: counter(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED),
             lock_waits_too_deep: counter(wire::COUNTER_LOCKS_TOO_DEEP),
@@ -309,9 +314,10 @@ impl Coverage {
         let StackCoverage {
             distinct,
             reached_thread_start,
-            cut_at_limit,
             taken: _,
-            unreadable,
+            frames: _,
+            frames_without_cfi: _,
+            return_addresses_restored: _,
             not_stored,
             blocking_with_stack_ns,
             blocking_to_thread_start_ns,
@@ -330,23 +336,15 @@ impl Coverage {
         notes.push(format!(
             "{reached_thread_start} of {distinct} stacks reach the thread's start{of_blocking}."
         ));
-        if reached_thread_start.saturating_mul(2) < distinct {
-            notes.push(
-                "Most stacks stop early: the binary has no frame pointers; build it with \
-                 RUSTFLAGS=\"-Cforce-frame-pointers=yes\" for whole ones."
-                    .to_owned(),
-            );
+        for kind in &self.unwinding {
+            if let Some(note) = unwinding_note(kind) {
+                notes.push(note);
+            }
         }
-        if cut_at_limit > 0 {
+        if not_stored > 0 {
             notes.push(format!(
-                "{} deeper than {} frames, without the outer ones.",
-                count(cut_at_limit, "stack"),
-                wire::STACK_FRAMES - 1
-            ));
-        }
-        if unreadable > 0 || not_stored > 0 {
-            notes.push(format!(
-                "Stacks that could not be read: {unreadable}, that found no room: {not_stored}; that time has none."
+                "{} found no room; that time has none.",
+                count(not_stored, "stack")
             ));
         }
         let nameless = addresses.saturating_sub(addresses_named);
@@ -377,28 +375,82 @@ fn counted(notes: &mut Vec<String>, what_happened: &[(u64, &str, &str)]) {
     }
 }
 
+/// Kinds of stacks as the report's schema calls them, and for people, with the codes of the kernel side.
+const KINDS: [(&str, &str, u32); 3] = [
+    ("uprobe", "lock waits and releases", KIND_UPROBE),
+    ("sample", "CPU samples", KIND_SAMPLE),
+    ("off_cpu", "off-CPU intervals", KIND_OFF_CPU),
+];
+
+fn unwinding(capture: &Capture) -> Vec<Unwinding> {
+    KINDS
+        .iter()
+        .map(|(kind, _, code)| {
+            let mut unwinding = Unwinding {
+                kind: (*kind).to_owned(),
+                ..Unwinding::default()
+            };
+            for outcome in WalkOutcome::ALL {
+                let times = capture
+                    .counters
+                    .get(wire::counter_walks(*code, outcome.code()));
+                if times == 0 {
+                    continue;
+                }
+                unwinding.taken = unwinding.taken.saturating_add(times);
+                if outcome == WalkOutcome::Complete {
+                    unwinding.complete = times;
+                }
+                unwinding.outcomes.insert(outcome.name().to_owned(), times);
+            }
+            unwinding
+        })
+        .collect()
+}
+
+/// How complete one kind of stack is, and what cut the others short; None when none was taken.
+fn unwinding_note(kind: &Unwinding) -> Option<String> {
+    let of = KINDS.iter().find(|(name, ..)| *name == kind.kind)?.1;
+    if kind.taken == 0 {
+        return None;
+    }
+    let short: Vec<String> = WalkOutcome::ALL
+        .iter()
+        .filter(|outcome| **outcome != WalkOutcome::Complete)
+        .filter_map(|outcome| {
+            let times = kind.outcomes.get(outcome.name())?;
+            Some(format!("{times} {}", outcome.in_words()))
+        })
+        .collect();
+    let rest = if short.is_empty() {
+        String::new()
+    } else {
+        format!("; the others: {}", short.join(", "))
+    };
+    Some(format!(
+        "Stacks of {of}: {} of {} complete{rest}.",
+        kind.complete, kind.taken
+    ))
+}
+
 fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {
-    let reached = |stack: &NamedStack| stack.reached_thread_start();
+    let counter = |index| capture.counters.get(index);
     let mut coverage = StackCoverage {
-        taken: capture.counters.get(wire::COUNTER_STACKS_TAKEN),
-        unreadable: capture.counters.get(wire::COUNTER_STACKS_UNREADABLE),
-        not_stored: capture.counters.get(wire::COUNTER_STACKS_NOT_STORED),
+        taken: unwinding(capture).iter().map(|kind| kind.taken).sum(),
+        frames: counter(wire::COUNTER_FRAMES),
+        frames_without_cfi: counter(wire::COUNTER_FRAMES_WITHOUT_CFI),
+        return_addresses_restored: counter(wire::COUNTER_RETURN_ADDRESSES_RESTORED),
+        not_stored: counter(wire::COUNTER_STACKS_NOT_STORED),
         ..StackCoverage::default()
     };
     let mut reached_ids = BTreeSet::new();
     for (id, stack) in stacks.iter() {
         coverage.distinct += 1;
-        if reached(stack) {
+        if stack.outcome() == WalkOutcome::Complete {
             reached_ids.insert(id);
         }
     }
     coverage.reached_thread_start = reached_ids.len() as u64;
-    // A walk writes one frame less than a stack holds.
-    coverage.cut_at_limit = capture
-        .stacks
-        .iter()
-        .filter(|(id, frames)| frames.len() >= wire::STACK_FRAMES - 1 && !reached_ids.contains(id))
-        .count() as u64;
     for share in polls.iter().flat_map(|anatomy| &anatomy.shares) {
         if let Some(id) = share.stack
             && stacks.get(share.stack).is_some()
@@ -412,7 +464,7 @@ fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> 
     let addresses: BTreeSet<u64> = capture
         .stacks
         .values()
-        .flat_map(|stack| SymbolTable::lookup_addresses(stack))
+        .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses))
         .collect();
     coverage.addresses = addresses.len() as u64;
     for address in &addresses {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Flame;
-use crate::capture::{Cut, EndReason, ProbeFamily};
+use crate::capture::{Cut, EndReason, ProbeFamily, UnwindTables};
 use crate::classify::Origin;
 use crate::correlate::{Activity, Evidence, LockKind};
 use crate::event::{LockOperation, Nanos, SiteClass};
@@ -41,6 +41,9 @@ pub struct Report {
     /// The stacks that the entries above name: indices in `frames`, innermost first, from the code that ran
     /// to the thread's start.
     pub stacks: BTreeMap<String, Vec<usize>>,
+    /// Those of `stacks` whose walk did not reach the thread's start: their outermost callers are missing. The
+    /// reasons are those in `coverage.unwinding`.
+    pub cut_stacks: BTreeMap<String, String>,
     /// The frames of those stacks, with whole names, each once.
     pub frames: Vec<NamedFrame>,
     /// What is missing in these lists, because a report of a huge recording would be too large.
@@ -466,6 +469,10 @@ pub struct Coverage {
     pub lost: Lost,
     /// Stacks.
     pub stacks: StackCoverage,
+    /// What stacks were walked with.
+    pub unwind_tables: UnwindTables,
+    /// How the walks of stacks ended, by what asked for them.
+    pub unwinding: Vec<Unwinding>,
     /// Polls.
     pub polls: PollCoverage,
     /// Lock waits that found no room in the kernel side's map: missing in `locks`.
@@ -501,6 +508,19 @@ pub struct Lost {
     pub other: u64,
 }
 
+/// How the walks of one kind of stack ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwinding {
+    /// `uprobe`: where a lock wait began or a lock was released; `sample`: on-CPU; `off_cpu`: at a switch-out.
+    pub kind: String,
+    /// How many walks.
+    pub taken: u64,
+    /// How many of them reached the thread's start.
+    pub complete: u64,
+    /// How many ended how; `complete` among them, what did not occur is left out.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
 /// How good the stacks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackCoverage {
@@ -508,12 +528,14 @@ pub struct StackCoverage {
     pub distinct: u64,
     /// Of these, how many reached the thread's start.
     pub reached_thread_start: u64,
-    /// How many are as long as a stack can be, and were cut there.
-    pub cut_at_limit: u64,
     /// Times that a stack was taken.
     pub taken: u64,
-    /// Times that one could not be read.
-    pub unreadable: u64,
+    /// Frames of all of these.
+    pub frames: u64,
+    /// Of these, frames without unwind information (hand-written assembly) whose caller was found nevertheless.
+    pub frames_without_cfi: u64,
+    /// Return addresses that return probes had replaced, put back.
+    pub return_addresses_restored: u64,
     /// Times that one found no room.
     pub not_stored: u64,
     /// Runtime-blocking time with a stack.

@@ -7,27 +7,11 @@ use std::rc::Rc;
 use super::{CallSite, FlameFrame, FrameKind, NamedFrame, label};
 use crate::capture::Capture;
 use crate::classify::{Origin, Rules};
-use crate::event::{CodeAddr, StackId};
+use crate::event::{CodeAddr, RawStack, StackId, WalkOutcome};
 use crate::symbolize::{Frame, SymbolTable};
 
 /// The function in which every poll of a task begins.
 const RAW_POLL: &str = "tokio::runtime::task::raw::poll";
-
-/// Functions that a thread begins with: what a stack ends in if its walk reached the thread's start. `main`
-/// and std's `thread_start` count: below them the C library often has no frame to be seen.
-const THREAD_STARTS: [&str; 11] = [
-    "_start",
-    "start_thread",
-    "clone",
-    "clone3",
-    "__clone",
-    "__clone3",
-    "__libc_start_main",
-    "__libc_start_main_impl",
-    "__libc_start_call_main",
-    "main",
-    "thread_start",
-];
 
 /// A stack with names.
 #[derive(Clone, Debug)]
@@ -40,6 +24,7 @@ pub struct NamedStack {
     innermost_poll: Option<usize>,
     /// The addresses, as the kernel took them.
     addresses: Vec<u64>,
+    outcome: WalkOutcome,
 }
 
 impl NamedStack {
@@ -49,33 +34,35 @@ impl NamedStack {
     /// short. For a lock wait, whose poll is not known, it is the innermost address that any poll returns to.
     /// Without one, the innermost `raw::poll` by name. Where neither is found, all frames.
     pub fn of_poll(&self, return_addr: Option<CodeAddr>) -> &[Rc<NamedFrame>] {
+        let end = self.end_of_poll(return_addr).unwrap_or(self.frames.len());
+        inside_harness(&self.frames[..end])
+    }
+
+    /// Where the frames of the innermost poll end, if the stack reaches so far.
+    fn end_of_poll(&self, return_addr: Option<CodeAddr>) -> Option<usize> {
         let is_raw_poll = |frame: &Rc<NamedFrame>| frame.label == RAW_POLL;
         let called_from = match return_addr {
             Some(CodeAddr(wanted)) => frames_inside(&self.addresses, &self.ends, |it| it == wanted),
             None => self.innermost_poll,
         };
-        let inside = match called_from {
+        match called_from {
             // `raw::poll` may have jumped to what it calls, and then has no frame of its own.
-            Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => &self.frames[..end - 1],
-            Some(end) => &self.frames[..end],
-            None => match self.frames.iter().position(is_raw_poll) {
-                Some(end) => &self.frames[..end],
-                None => &self.frames,
-            },
-        };
-        inside_harness(inside)
+            Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => Some(end - 1),
+            Some(end) => Some(end),
+            None => self.frames.iter().position(is_raw_poll),
+        }
     }
 
-    /// Whether the walk reached the thread's start.
-    pub fn reached_thread_start(&self) -> bool {
-        let start = self.ends.iter().rev().nth(1).copied().unwrap_or(0);
-        self.frames[start..].iter().any(|frame| {
-            let name = frame.label.as_str();
-            let name = name.split_once('@').map_or(name, |(name, _version)| name);
-            THREAD_STARTS.contains(&name)
-                || name.ends_with("::thread_start")
-                || name.starts_with("std::rt::lang_start")
-        })
+    /// What cut the stack short, if callers are missing between its frames and the poll's begin, or the thread's
+    /// where there is no poll.
+    pub fn cut_short(&self, return_addr: Option<CodeAddr>) -> Option<WalkOutcome> {
+        let is_whole = self.outcome == WalkOutcome::Complete;
+        (!is_whole && self.end_of_poll(return_addr).is_none()).then_some(self.outcome)
+    }
+
+    /// How its walk ended.
+    pub fn outcome(&self) -> WalkOutcome {
+        self.outcome
     }
 }
 
@@ -123,7 +110,7 @@ impl Stacks {
             .collect();
         let mut by_address: BTreeMap<u64, Vec<Rc<NamedFrame>>> = BTreeMap::new();
         let mut named = BTreeMap::new();
-        for (id, addresses) in &capture.stacks {
+        for (id, RawStack { outcome, addresses }) in &capture.stacks {
             let mut frames = Vec::new();
             let mut ends = Vec::with_capacity(addresses.len());
             for address in SymbolTable::lookup_addresses(addresses) {
@@ -144,10 +131,20 @@ impl Stacks {
                 frames,
                 ends,
                 addresses: addresses.clone(),
+                outcome: *outcome,
             };
             named.insert(*id, stack);
         }
         Stacks { named }
+    }
+
+    /// Those of `wanted` that do not reach the thread's start, with the reason.
+    pub fn cut(&self, wanted: &BTreeSet<StackId>) -> BTreeMap<String, String> {
+        let cut = wanted.iter().filter_map(|id| {
+            let outcome = self.get(Some(*id))?.outcome();
+            (outcome != WalkOutcome::Complete).then(|| (hex(id.0), outcome.name().to_owned()))
+        });
+        cut.collect()
     }
 
     /// One of them; None if the capture does not have it.

@@ -55,6 +55,21 @@ pub struct Segment {
     pub executable: bool,
 }
 
+impl Segment {
+    /// Which virtual address the byte at `file_offset` is loaded to. Where pages are shared between
+    /// two segments, the executable one answers: all askers are after code.
+    pub fn vaddr(segments: &[Segment], file_offset: u64) -> Option<u64> {
+        let in_segment = |segment: &Segment| {
+            let into = file_offset.checked_sub(segment.file_offset)?;
+            (into < segment.file_size)
+                .then(|| segment.vaddr.checked_add(into))
+                .flatten()
+        };
+        let (code, data): (Vec<_>, Vec<_>) = segments.iter().partition(|s| s.executable);
+        code.into_iter().chain(data).find_map(in_segment)
+    }
+}
+
 /// A function symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'data> {
@@ -125,6 +140,11 @@ impl<'data> Elf<'data> {
     /// Whether the code is x86-64.
     pub fn is_x86_64(&self) -> bool {
         self.file.architecture() == object::Architecture::X86_64
+    }
+
+    /// Whether the code is aarch64.
+    pub fn is_aarch64(&self) -> bool {
+        self.file.architecture() == object::Architecture::Aarch64
     }
 
     /// The `PT_LOAD` segments.
@@ -206,17 +226,9 @@ impl<'data> Elf<'data> {
         })
     }
 
-    /// Which virtual address the byte at `file_offset` is loaded to. Where pages are shared between
-    /// two segments, the executable one answers: all askers are after code.
+    /// Which virtual address the byte at `file_offset` is loaded to.
     pub fn vaddr(&self, file_offset: u64) -> Option<u64> {
-        let in_segment = |segment: &Segment| {
-            let into = file_offset.checked_sub(segment.file_offset)?;
-            (into < segment.file_size)
-                .then(|| segment.vaddr.checked_add(into))
-                .flatten()
-        };
-        let (code, data): (Vec<_>, Vec<_>) = self.segments.iter().partition(|s| s.executable);
-        code.into_iter().chain(data).find_map(in_segment)
+        Segment::vaddr(&self.segments, file_offset)
     }
 
     /// At most `len` bytes from virtual address `vaddr` on; empty when the file has none there.
@@ -229,6 +241,24 @@ impl<'data> Elf<'data> {
             Some(bytes) => &bytes[..bytes.len().min(len)],
             None => &[],
         }
+    }
+
+    /// Virtual address of a section.
+    pub fn section_address(&self, name: &str) -> Option<u64> {
+        Some(self.file.section_by_name(name)?.address())
+    }
+
+    /// The search table of the unwind information that is loaded with the code (`PT_GNU_EH_FRAME`): its virtual
+    /// address and its bytes.
+    pub fn eh_frame_header(&self) -> Option<(u64, &'data [u8])> {
+        let endian = self.file.endian();
+        let header = self
+            .file
+            .elf_program_headers()
+            .iter()
+            .find(|header| header.p_type(endian) == elf::PT_GNU_EH_FRAME)?;
+        let bytes = header.data(endian, self.data).ok()?;
+        Some((header.p_vaddr(endian), bytes))
     }
 
     /// The contents of a section, inflated where they are compressed; empty when there is none.

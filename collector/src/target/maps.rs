@@ -155,7 +155,8 @@ impl Module {
     pub fn address(&self, file_offset: u64) -> Option<u64> {
         self.code.iter().find_map(|mapping| {
             let into = file_offset.checked_sub(mapping.file_offset)?;
-            (into < mapping.end - mapping.start).then_some(mapping.start + into)
+            // Only then does their sum fit.
+            (into < mapping.end - mapping.start).then(|| mapping.start + into)
         })
     }
 
@@ -172,6 +173,7 @@ impl Module {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Modules {
     modules: Vec<Module>,
+    without_file: Vec<Mapping>,
 }
 
 impl Modules {
@@ -192,15 +194,19 @@ impl Modules {
 
     /// Of the text of `maps`. `entry` is the program's entry point: its mapping is the main program's.
     /// (Comparing inodes instead would fail on file systems where `maps` and `stat` differ.)
-    fn parse(maps: &[u8], entry: Option<u64>) -> Modules {
+    pub fn parse(maps: &[u8], entry: Option<u64>) -> Modules {
         let mut modules: Vec<Module> = Vec::new();
+        let mut without_file = Vec::new();
         let mappings = maps
             .split(|&byte| byte == b'\n')
             .filter_map(Mapping::parse)
             .filter(|mapping| mapping.executable)
             .take(MAPPINGS_LIMIT);
         for mapping in mappings {
-            let Some(file) = mapping.file else { continue };
+            let Some(file) = mapping.file else {
+                without_file.push(mapping);
+                continue;
+            };
             let is_main = entry.is_some_and(|entry| mapping.contains(entry));
             let at = modules.iter().position(|module| module.file == file);
             let at = at.unwrap_or_else(|| {
@@ -217,12 +223,21 @@ impl Modules {
             modules[at].is_main |= is_main;
             modules[at].code.push(mapping);
         }
-        Modules { modules }
+        Modules {
+            modules,
+            without_file,
+        }
     }
 
     /// Each module.
     pub fn iter(&self) -> impl Iterator<Item = &Module> {
         self.modules.iter()
+    }
+
+    /// Executable mappings that no file is behind: the kernel's own (`[vdso]`, `[uprobes]`), and code that was
+    /// made at run time.
+    pub fn without_file(&self) -> &[Mapping] {
+        &self.without_file
     }
 
     /// The main program.
@@ -354,6 +369,12 @@ mod tests {
         };
         assert_eq!(module.file_offset(7), None, "it would overflow");
         assert_eq!(module.address(u64::MAX), Some(0));
+        let line = b"fffffffffffff000-fffffffffffffff0 r-xp 0 0:0 1 /at-the-end";
+        let at_the_end = Module {
+            code: vec![Mapping::parse(line).expect("a mapping")],
+            ..module
+        };
+        assert_eq!(at_the_end.address(0x2000), None, "it would overflow");
     }
 
     /// A cut auxiliary vector has no entry.

@@ -27,7 +27,7 @@ pub use elf::{Elf, ElfError};
 pub use handoff::{Handoff, When};
 pub use image::{DebugInfo, Image, Symbols};
 pub use insn::FirstInstruction;
-pub use maps::{Mapping, Module, Modules};
+pub use maps::{FileId, Mapping, Module, Modules};
 pub use mmap::MappedFile;
 pub use process::{Process, Seccomp, TargetError};
 pub use sites::{AttachPlan, Family, PollSite, ReturnPlace, Site, SlowPath, SlowUnlock};

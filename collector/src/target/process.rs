@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -443,6 +443,13 @@ impl Process {
     }
 
     /// Bytes of a file in `/proc/PID`, known to be of this process.
+    /// Bytes of its memory.
+    pub(crate) fn memory(&self, addr: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        File::open(self.proc_path("mem"))?.read_exact_at(&mut bytes, addr)?;
+        Ok(bytes)
+    }
+
     pub(crate) fn read(&self, file: &str) -> Result<Vec<u8>, TargetError> {
         let bytes = read(self.pid.0, file)?;
         if self.has_exited() {

@@ -18,4 +18,5 @@ mod interruptions;
 mod kernel;
 mod processes;
 mod report;
+mod stacks;
 mod workload;

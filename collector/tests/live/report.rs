@@ -77,6 +77,42 @@ impl Report {
         self.at("/coverage").to_string()
     }
 
+    /// How stacks of one kind (`uprobe`, `sample`, `off_cpu`) were taken: `taken`, `complete`, `outcomes`.
+    pub fn unwinding(&self, kind: &str) -> Option<&Value> {
+        self.0
+            .pointer("/coverage/unwinding")?
+            .as_array()?
+            .iter()
+            .find(|entry| entry["kind"] == kind)
+    }
+
+    /// The listed stacks by id: source-level frames, innermost first, as `frames` has them.
+    pub fn stacks(&self) -> Vec<(&str, Vec<&Value>)> {
+        let frames = self.list("/frames");
+        self.at("/stacks")
+            .as_object()
+            .expect("stacks have ids")
+            .iter()
+            .map(|(id, indices)| {
+                let indices = indices.as_array().expect("a stack is a list");
+                let frame = |index: &Value| {
+                    let index = index.as_u64().expect("a frame is an index");
+                    &frames[usize::try_from(index).expect("it fits")]
+                };
+                (id.as_str(), indices.iter().map(frame).collect())
+            })
+            .collect()
+    }
+
+    /// The stacks of those who released a lock that others waited for.
+    pub fn holder_stacks(&self) -> Vec<String> {
+        self.list("/locks")
+            .iter()
+            .flat_map(|lock| lock["pairs"].as_array().into_iter().flatten())
+            .filter_map(|pair| pair["holder_stack"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     /// A counter of the kernel side.
     pub fn counter(&self, name: &str) -> u64 {
         self.at(&format!("/counters/{name}"))

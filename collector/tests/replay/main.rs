@@ -37,6 +37,9 @@ fn the_report_is_exactly_this() {
     let json = String::from_utf8(render::json(&whole())).expect("JSON is text");
     if std::env::var_os("HOLDUP_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &json).expect("the golden report is writable");
+        // What the fuzzer of captures begins with.
+        let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/capture/recording");
+        std::fs::write(&seed, recording::bytes()).expect("the seed is writable");
     }
     let golden = std::fs::read_to_string(&path).expect("the golden report is there");
     for (n, (line, expected)) in json.lines().zip(golden.lines()).enumerate() {

@@ -17,11 +17,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use holdup::capture::{
-    End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, Writer,
+    End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, UnwindTables,
+    Writer,
 };
-use holdup::event::{CodeAddr, Nanos, Pid, SiteClass, Timestamp};
+use holdup::event::{CodeAddr, Nanos, Pid, RawStack, SiteClass, Timestamp, WalkOutcome};
 use holdup::symbolize::{Frame, SymbolTable};
-use holdup_probe_ebpf::wire;
+use holdup_probe_ebpf::wire::{self, unwind::*};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
 const US: u64 = 1_000;
@@ -55,10 +56,10 @@ const RW_LOCK: u64 = 0x7f00_0000_2000;
 const OTHER_MUTEX: u64 = 0x7f00_0000_3000;
 const CONDVAR: u64 = 0x7f00_0000_4000;
 
-fn stacks() -> BTreeMap<u64, Vec<u64>> {
+fn stacks() -> BTreeMap<u64, RawStack> {
     let worker = [0x8001, RETURN, 0x9101, 0x9201];
     let in_poll = |frames: &[u64]| [frames, &worker].concat();
-    BTreeMap::from([
+    let stacks = [
         (ARGON2, in_poll(&[0x1000, 0x1101, 0x1201])),
         (ENCODE, in_poll(&[0x1300, 0x1201])),
         (UPDATE, in_poll(&[0x2000, 0x2101, 0x4301])),
@@ -67,7 +68,15 @@ fn stacks() -> BTreeMap<u64, Vec<u64>> {
         (REBUILD, vec![0x3000, 0x3101]),
         (SLEEP, in_poll(&[0x4000, 0x4101, 0x4201, 0x4301])),
         (ROUTES, vec![0x5000, 0x5101, 0x9101, 0x9201]),
-    ])
+    ];
+    let raw = |(key, addresses)| {
+        let outcome = match key {
+            REBUILD => WalkOutcome::NoTable,
+            _ => WalkOutcome::Complete,
+        };
+        (key, RawStack { outcome, addresses })
+    };
+    stacks.map(raw).into()
 }
 
 fn frame(function: &str, file: &str, line: u32, module: &str) -> Frame {
@@ -258,6 +267,7 @@ fn meta() -> Meta {
         threshold: Nanos(5 * MS),
         sample_after: Nanos(1_250 * US),
         frequency_hz: 997,
+        unwind_tables: UnwindTables::default(),
     }
 }
 
@@ -497,8 +507,13 @@ fn rest() -> Rest {
         (wire::COUNTER_CONDVAR_WAITS, 100),
         (wire::COUNTER_LOST_SAMPLES, 2),
         (wire::COUNTER_POLL_END_UNSEEN, 1),
-        (wire::COUNTER_STACKS_TAKEN, 30),
-        (wire::COUNTER_STACKS_UNREADABLE, 1),
+        (wire::COUNTER_FRAMES, 120),
+        (wire::COUNTER_FRAMES_WITHOUT_CFI, 3),
+        (wire::counter_walks(KIND_UPROBE, OUTCOME_COMPLETE), 9),
+        (wire::counter_walks(KIND_UPROBE, OUTCOME_NO_TABLE), 4),
+        (wire::counter_walks(KIND_SAMPLE, OUTCOME_COMPLETE), 12),
+        (wire::counter_walks(KIND_OFF_CPU, OUTCOME_COMPLETE), 5),
+        (wire::counter_walks(KIND_OFF_CPU, OUTCOME_READ_FAULT), 1),
         (wire::COUNTER_HANDOFFS, 1),
     ] {
         counters[counter as usize] = value;

@@ -3,4 +3,6 @@
 mod bpf_stats;
 mod observer;
 pub mod overhead;
+mod perf;
 mod server;
+pub mod unwind;

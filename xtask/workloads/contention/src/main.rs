@@ -7,6 +7,7 @@ mod pace;
 mod routes;
 mod scenarios;
 mod seccomp;
+mod stacks;
 mod task;
 mod truth;
 
@@ -28,7 +29,7 @@ use truth::TruthFile;
 #[derive(Parser)]
 #[command(about = "Holds its runtime up in known ways and writes down what it did")]
 struct Args {
-    /// Which scenarios; all that the runtime can do when not given
+    /// Which scenarios; when not given, all that the runtime can do, but for `stacks`
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<Scenario>,
     /// A light load instead of the scenarios: nothing to be found
@@ -62,6 +63,9 @@ struct Args {
     /// Replace itself by its quiet self after so many seconds (exec)
     #[arg(long, value_name = "SECONDS")]
     exec_after: Option<f64>,
+    /// When the scenario `stacks` loads its library
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    plugin_after: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,8 +78,14 @@ enum RuntimeKind {
 
 impl Args {
     fn scenarios(&self) -> Vec<Scenario> {
+        let usual: Vec<Scenario>;
         let asked = if self.scenario.is_empty() {
-            Scenario::value_variants()
+            usual = Scenario::value_variants()
+                .iter()
+                .copied()
+                .filter(|scenario| scenario.is_usual())
+                .collect();
+            &usual
         } else {
             &self.scenario
         };
@@ -184,7 +194,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The main future, which is no task: it starts everything and waits for the end.
 async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
-    let mut started = Started::new(args.seed);
+    let mut started = Started::new(args.seed, Duration::from_secs_f64(args.plugin_after));
+    if scenarios.contains(&Scenario::Stacks) {
+        println!(
+            "return-probe-marker addr={:#x}",
+            stacks::return_probe_marker()
+        );
+    }
     for scenario in scenarios {
         started.start(scenario);
     }

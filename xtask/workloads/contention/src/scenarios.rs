@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
-use crate::{accounts, routes, task};
+use crate::{accounts, routes, stacks, task};
 
 /// Each does one thing, so that each can be looked at alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,12 +41,20 @@ pub enum Scenario {
     BlockInPlace,
     /// A runtime inside a blocking-pool task and inside block_in_place: its polls block it
     Nested,
+    /// Places whose stacks are in the truth; only when asked for (multi_thread only)
+    Stacks,
 }
 
 impl Scenario {
-    /// block_in_place panics where there is no other thread to hand the runtime to.
+    /// block_in_place panics where there is no other thread to hand the runtime to; a lock whose holder a task
+    /// waits for, and a plugin, hold up the other places.
     pub fn needs_multi_thread(self) -> bool {
-        self == Self::BlockInPlace
+        matches!(self, Self::BlockInPlace | Self::Stacks)
+    }
+
+    /// Part of what runs when no scenario was chosen.
+    pub fn is_usual(self) -> bool {
+        self != Self::Stacks
     }
 }
 
@@ -55,14 +63,16 @@ pub struct Started {
     threads: Vec<thread::JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
     seed: u64,
+    plugin_after: Duration,
 }
 
 impl Started {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, plugin_after: Duration) -> Self {
         Self {
             threads: Vec::new(),
             tasks: Vec::new(),
             seed,
+            plugin_after,
         }
     }
 
@@ -136,6 +146,12 @@ impl Started {
             Scenario::SpawnBlocking => self.task("archive", archive_task),
             Scenario::BlockInPlace => self.task("export", export_task),
             Scenario::Nested => self.task("nested", nested_task),
+            Scenario::Stacks => {
+                let rng = self.rng();
+                let (tasks, thread) = stacks::start(self.plugin_after, rng);
+                self.tasks.extend(tasks);
+                self.threads.push(thread);
+            }
         }
     }
 

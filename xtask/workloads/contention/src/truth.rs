@@ -292,7 +292,7 @@ impl TruthFile {
         Ok(Self(file))
     }
 
-    /// Writes what every thread recorded, then the totals, then an `end` line: a file without one is
+    /// Writes what every thread recorded, then the totals and the stacks, then an `end` line: a file without one is
     /// incomplete.
     pub fn finish(mut self, reason: &str) -> std::io::Result<()> {
         let buffers = lock(&BUFFERS).clone();
@@ -318,6 +318,9 @@ impl TruthFile {
                     "thread": buffer.thread, "count": count, "ns": ns});
                 writeln!(self.0, "{line}")?;
             }
+        }
+        for line in crate::stacks::lines() {
+            writeln!(self.0, "{line}")?;
         }
         let end = json!({"kind": "end", "reason": reason, "end_ns": now(), "dropped": dropped});
         writeln!(self.0, "{end}")?;

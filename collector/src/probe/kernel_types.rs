@@ -1,0 +1,181 @@
+//! Where the running kernel keeps what a program reads of it: its type information (BTF) goes in, offsets of
+//! members come out. Compilers of C programs for BPF leave that to the loader; Rust's don't.
+
+use std::fs;
+
+/// The running kernel's types.
+const PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets, in bytes, on the way to the return addresses that return probes have replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReturnProbeOffsets {
+    /// `task_struct.utask`.
+    pub task_utask: u64,
+    /// `uprobe_task.return_instances`.
+    pub utask_return_instances: u64,
+    /// `return_instance.stack`.
+    pub instance_stack: u64,
+    /// `return_instance.orig_ret_vaddr`.
+    pub instance_original: u64,
+    /// `return_instance.next`.
+    pub instance_next: u64,
+}
+
+impl ReturnProbeOffsets {
+    /// Of the running kernel; None when it does not tell.
+    pub fn of_this_kernel() -> Option<ReturnProbeOffsets> {
+        ReturnProbeOffsets::find(&fs::read(PATH).ok()?)
+    }
+
+    fn find(btf: &[u8]) -> Option<ReturnProbeOffsets> {
+        let types = Types::parse(btf)?;
+        let wanted = [
+            ("task_struct", "utask"),
+            ("uprobe_task", "return_instances"),
+            ("return_instance", "stack"),
+            ("return_instance", "orig_ret_vaddr"),
+            ("return_instance", "next"),
+        ];
+        let [
+            task_utask,
+            utask_return_instances,
+            instance_stack,
+            instance_original,
+            instance_next,
+        ] = types.member_offsets(wanted);
+        Some(ReturnProbeOffsets {
+            task_utask: task_utask?,
+            utask_return_instances: utask_return_instances?,
+            instance_stack: instance_stack?,
+            instance_original: instance_original?,
+            instance_next: instance_next?,
+        })
+    }
+}
+
+/// BTF, as Documentation/bpf/btf.rst of the kernel lays it out.
+struct Types<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+}
+
+impl<'a> Types<'a> {
+    fn parse(btf: &'a [u8]) -> Option<Types<'a>> {
+        const MAGIC: u16 = 0xeb9f;
+        if btf.get(..2)? != MAGIC.to_ne_bytes() {
+            return None;
+        }
+        let header = word(btf, 4)? as usize;
+        let part = |at: usize| {
+            let (offset, length) = (word(btf, at)? as usize, word(btf, at + 4)? as usize);
+            btf.get(header..)?.get(offset..)?.get(..length)
+        };
+        Some(Types {
+            types: part(8)?,
+            strings: part(16)?,
+        })
+    }
+
+    fn name(&self, offset: u32) -> &'a [u8] {
+        let rest = self.strings.get(offset as usize..).unwrap_or(&[]);
+        let end = rest.iter().position(|&byte| byte == 0).unwrap_or(0);
+        &rest[..end]
+    }
+
+    /// Byte offsets of members of structs, in one pass.
+    fn member_offsets<const N: usize>(&self, wanted: [(&str, &str); N]) -> [Option<u64>; N] {
+        const STRUCT: u32 = 4;
+        const MEMBER_BYTES: usize = 12;
+        let mut found = [None; N];
+        let mut rest = self.types;
+        while let (Some(name), Some(info)) = (word(rest, 0), word(rest, 4)) {
+            let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+            let body = &rest[12.min(rest.len())..];
+            // What follows the common twelve bytes.
+            let length = match kind {
+                1 | 14 | 17 => 4,
+                3 => 12,
+                4 | 5 | 15 | 19 => MEMBER_BYTES * count,
+                6 | 13 => 8 * count,
+                _ => 0,
+            };
+            if kind == STRUCT {
+                let name = self.name(name);
+                for (n, (container, member)) in wanted.iter().enumerate() {
+                    if name == container.as_bytes() && found[n].is_none() {
+                        found[n] = self.member(body, count, info >> 31 != 0, member);
+                    }
+                }
+            }
+            let Some(next) = body.get(length..) else {
+                break;
+            };
+            rest = next;
+        }
+        found
+    }
+
+    fn member(&self, body: &[u8], count: usize, has_bit_fields: bool, wanted: &str) -> Option<u64> {
+        body.chunks_exact(12).take(count).find_map(|member| {
+            (self.name(word(member, 0)?) == wanted.as_bytes()).then_some(())?;
+            let bits = word(member, 8)?;
+            // With bit fields in the struct the upper byte is a width.
+            let bits = if has_bit_fields {
+                bits & 0x00ff_ffff
+            } else {
+                bits
+            };
+            Some(u64::from(bits / 8))
+        })
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A struct `s { a; b }` between types of other kinds, by hand.
+    #[test]
+    fn members_are_found() {
+        let strings = b"\0s\0a\0b\0";
+        let mut types: Vec<u8> = Vec::new();
+        let mut add = |words: &[u32]| types.extend(words.iter().flat_map(|w| w.to_ne_bytes()));
+        add(&[0, 1 << 24, 4, 32]); // int
+        add(&[0, 2 << 24, 1]); // pointer to it
+        add(&[1, 4 << 24 | 2, 16, 3, 1, 0, 5, 1, 64]); // struct
+        let mut btf = Vec::new();
+        btf.extend(0xeb9f_u16.to_ne_bytes());
+        btf.extend([1, 0]);
+        for word in [
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ] {
+            btf.extend(u32::to_ne_bytes(word));
+        }
+        btf.extend(&types);
+        btf.extend(strings);
+        let types = Types::parse(&btf).expect("well formed");
+        assert_eq!(
+            types.member_offsets([("s", "a"), ("s", "b"), ("s", "c"), ("t", "a")]),
+            [Some(0), Some(8), None, None]
+        );
+        for cut in 0..btf.len() {
+            let _ = ReturnProbeOffsets::find(&btf[..cut]);
+        }
+    }
+
+    /// This kernel tells.
+    #[test]
+    fn of_this_kernel() {
+        let offsets = ReturnProbeOffsets::of_this_kernel().expect("BTF has the types");
+        assert!(offsets.task_utask > 0 && offsets.instance_next > offsets.instance_stack);
+    }
+}

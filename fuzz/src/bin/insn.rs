@@ -1,0 +1,22 @@
+//! Whatever stands where code should be: it is decoded or refused, and every answer lies in the code.
+#![no_main]
+
+use holdup::target::insn::{self, FirstInstruction};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((address, code)) = data.split_first_chunk::<8>() else {
+        return;
+    };
+    let address = u64::from_le_bytes(*address);
+    let _ = FirstInstruction::of(code);
+    let _ = insn::return_site_probe(code, address);
+    let _ = insn::tail_jump(code, address);
+    assert!(insn::calls(code, address).count() <= code.len());
+    assert!(insn::returns_of_first_entry_calls(code, address).count() <= code.len());
+    let _ = insn::argument_compared_with(code, 1);
+    let _ = (
+        insn::dereferences_first_argument(code),
+        insn::reads_first_argument(code),
+    );
+});
