@@ -305,20 +305,23 @@ impl<'a> Recording<'a> {
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(None)) => {}
                 Some(Ok(Some(Notice::Exec))) => self.execed = true,
-                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_at_mappings()?,
+                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_at_mappings(),
                 Some(Ok(Some(Notice::ReturnSite(site)))) => self.attach_return_site(&site),
             }
         }
     }
 
-    /// Makes unwind tables for what was loaded since the last look.
-    fn look_at_mappings(&mut self) -> Result<(), RecordError> {
+    /// Makes unwind tables for what was loaded since the last look. A failure costs the stacks that lead there,
+    /// which are counted, and not the recording.
+    fn look_at_mappings(&mut self) {
         // A target that is gone has no more stacks to walk.
-        if let Ok(modules) = self.process.modules() {
-            self.tables
-                .update(&mut self.probes, self.process, &modules)?;
+        let Ok(modules) = self.process.modules() else {
+            return;
+        };
+        let updated = self.tables.update(&mut self.probes, self.process, &modules);
+        if let Err(error) = updated {
+            tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
         }
-        Ok(())
     }
 
     /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.
@@ -382,7 +385,7 @@ impl<'a> Recording<'a> {
         symbols
             .refused
             .splice(0..0, self.plan.binary.refused.clone());
-        self.families.push(unwind_tables(&self.tables));
+        self.families.push(self.tables.family());
         self.meta.unwind_tables = self.tables.summary();
         let rest = Rest {
             probes: self.families,
@@ -582,23 +585,6 @@ fn handoff_cookie(when: &When) -> u64 {
     match when {
         When::Always => wire::HANDOFF_ALWAYS,
         When::SpawnsTask { .. } => wire::HANDOFF_IF_WORKER_LOOP,
-    }
-}
-
-/// The files with a table, as a family of probes: without one there are no whole stacks through a file.
-fn unwind_tables(tables: &Tables) -> ProbeFamily {
-    let files = tables.files();
-    let missing = files.iter().filter_map(|file| {
-        Some(MissingProbe {
-            what: file.name.clone(),
-            why: file.rows.as_ref().err()?.to_string(),
-        })
-    });
-    ProbeFamily {
-        name: "unwind_tables".to_owned(),
-        attached: tables.summary().files,
-        found: files.len() as u32,
-        missing: missing.collect(),
     }
 }
 

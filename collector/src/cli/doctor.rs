@@ -10,6 +10,7 @@ use crate::probe;
 use crate::render::shown;
 use crate::target::doctor::{Host, uretprobes_are_safe};
 use crate::target::{AttachPlan, DebugSearch, Process};
+use crate::unwind::{NoKernel, Tables};
 
 /// Of which process, if of any.
 #[derive(clap::Args)]
@@ -124,7 +125,11 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
             "  it runs in other namespaces (a container): its files are taken from there\n",
         );
     }
-    for family in plan.families() {
+    let mut tables = Tables::default();
+    if let Ok(modules) = process.modules() {
+        let Ok(_) = tables.update(&mut NoKernel, process, &modules);
+    }
+    for family in plan.families().into_iter().chain([tables.family()]) {
         let mark = match (family.found, family.missing.is_empty()) {
             (0, _) => "-",
             (_, true) => "ok",
@@ -132,8 +137,14 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
         };
         let _ = writeln!(
             text,
-            "  {mark:<5} {:<15} {} sites",
-            family.name, family.found
+            "  {mark:<5} {:<15} {} {}",
+            family.name,
+            family.found,
+            if family.name == tables.family().name {
+                "files"
+            } else {
+                "sites"
+            }
         );
         for missing in family.missing {
             let _ = writeln!(text, "          {}: {}", missing.what, missing.why);

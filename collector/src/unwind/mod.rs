@@ -18,6 +18,6 @@ mod registry;
 mod rule;
 mod table;
 
-pub use registry::{FileTable, Kernel, Tables};
+pub use registry::{FileTable, Kernel, NoKernel, Tables};
 pub use rule::{Architecture, RuleSet};
 pub use table::{Frames, Table, TableError};
