@@ -2,7 +2,13 @@
 //! is a whole file, or sections for one.
 #![no_main]
 
-use holdup::target::{Elf, dwarf};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use holdup::target::debuginfo::DebugSearch;
+use holdup::target::dwarf;
+use holdup::target::image::Image;
 use holdup_fuzz::{elf, pieces};
 use libfuzzer_sys::fuzz_target;
 
@@ -17,7 +23,7 @@ const SECTIONS: [&str; 6] = [
 
 fuzz_target!(|data: &[u8]| {
     let made;
-    let file = if data.starts_with(b"\x7fELF") {
+    let bytes = if data.starts_with(b"\x7fELF") {
         data
     } else {
         let sections: Vec<_> = SECTIONS
@@ -27,9 +33,17 @@ fuzz_target!(|data: &[u8]| {
         made = elf(&sections);
         &made
     };
-    let Ok(file) = Elf::parse(file) else { return };
-    let found = dwarf::poll_instances(&file);
-    for instance in &found.instances {
-        assert!(found.describes(instance.vaddr));
+    // In memory, and with no folder in which another file is looked for.
+    let file = rustix::fs::memfd_create("fuzz", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut file = File::from(file.expect("a file in memory can be made"));
+    file.write_all(bytes).expect("memory can be written");
+    let search = DebugSearch::default();
+    let Ok(image) = Image::new(&file, Path::new("/app"), &search) else {
+        return;
+    };
+    if let Ok(found) = dwarf::poll_instances(&image, &search) {
+        for instance in &found.instances {
+            assert!(found.describes(instance.vaddr));
+        }
     }
 });
