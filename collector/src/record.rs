@@ -603,19 +603,25 @@ fn unwind_tables(tables: &Tables) -> ProbeFamily {
 }
 
 fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
-    modules
-        .iter()
-        .flat_map(|module| {
-            module.code.iter().map(|mapping| MappedModule {
-                start: mapping.start,
-                end: mapping.end,
-                file_offset: mapping.file_offset,
-                name: module.name(),
-                path: module.path.clone(),
-                path_to_open: module.path_to_open.clone().unwrap_or_default(),
-            })
+    let of_files = modules.iter().flat_map(|module| {
+        module.code.iter().map(|mapping| MappedModule {
+            start: mapping.start,
+            end: mapping.end,
+            file_offset: mapping.file_offset,
+            name: module.name(),
+            path: module.path.clone(),
+            path_to_open: module.path_to_open.clone().unwrap_or_default(),
         })
-        .collect()
+    });
+    let others = modules.without_file().iter().map(|mapping| MappedModule {
+        start: mapping.start,
+        end: mapping.end,
+        file_offset: mapping.file_offset,
+        name: mapping.path.to_string_lossy().into_owned(),
+        path: mapping.path.clone(),
+        path_to_open: PathBuf::new(),
+    });
+    of_files.chain(others).collect()
 }
 
 fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {

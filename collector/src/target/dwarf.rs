@@ -28,7 +28,7 @@ use gimli::{
 };
 
 use super::debuginfo::DebugSearch;
-use super::elf::ElfError;
+use super::elf::{Elf, ElfError};
 use super::image::Image;
 use super::names::PollArguments;
 use super::split::{Slice, Split, SplitSections, SplitUnit};
@@ -93,17 +93,22 @@ pub fn poll_instances(image: &Image, search: &DebugSearch) -> Result<Outcome, El
     let Some(described) = image.described()? else {
         return Ok(Outcome::default());
     };
-    let sections: Result<DwarfSections<Cow<'_, [u8]>>, ElfError> =
-        DwarfSections::load(|id| described.section(id.name()));
-    let Ok(sections) = sections else {
-        return Ok(Outcome {
-            gave_up: Some("its sections are malformed or too large"),
-            ..Outcome::default()
-        });
-    };
     let split = SplitSections::of(image, search);
     let split = Split::new(&split);
-    Ok(Search::new(&sections, Instant::now() + TIME_LIMIT).run(Some(&split)))
+    Ok(poll_instances_of_file(&described, Some(&split)))
+}
+
+/// Every poll instance that a file describes, and what its skeleton units stand for.
+pub fn poll_instances_of_file(described: &Elf<'_>, split: Option<&Split<'_>>) -> Outcome {
+    let sections: Result<DwarfSections<Cow<'_, [u8]>>, ElfError> =
+        DwarfSections::load(|id| described.section(id.name()));
+    match sections {
+        Ok(sections) => Search::new(&sections, Instant::now() + TIME_LIMIT).run(split),
+        Err(_) => Outcome {
+            gave_up: Some("its sections are malformed or too large"),
+            ..Outcome::default()
+        },
+    }
 }
 
 /// One search through the debug information of a file.
