@@ -436,7 +436,10 @@ fn unwinding_note(kind: &Unwinding) -> Option<String> {
 fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {
     let counter = |index| capture.counters.get(index);
     let mut coverage = StackCoverage {
-        taken: unwinding(capture).iter().map(|kind| kind.taken).sum(),
+        // A capture may claim any number.
+        taken: unwinding(capture)
+            .iter()
+            .fold(0, |sum, kind| sum.saturating_add(kind.taken)),
         frames: counter(wire::COUNTER_FRAMES),
         frames_without_cfi: counter(wire::COUNTER_FRAMES_WITHOUT_CFI),
         return_addresses_restored: counter(wire::COUNTER_RETURN_ADDRESSES_RESTORED),
