@@ -312,8 +312,8 @@ impl Coverage {
 
     fn stack_notes(&self, notes: &mut Vec<String>) {
         let StackCoverage {
-            distinct,
-            reached_thread_start,
+            distinct: _,
+            reached_thread_start: _,
             taken: _,
             frames: _,
             frames_without_cfi: _,
@@ -333,13 +333,17 @@ impl Coverage {
         } else {
             String::new()
         };
-        notes.push(format!(
-            "{reached_thread_start} of {distinct} stacks reach the thread's start{of_blocking}."
-        ));
-        for kind in &self.unwinding {
-            if let Some(note) = unwinding_note(kind) {
-                notes.push(note);
-            }
+        let taken = self.unwinding.iter().filter(|kind| kind.taken > 0);
+        let complete: Vec<String> = taken.map(complete_of_kind).collect();
+        if !complete.is_empty() {
+            notes.push(format!(
+                "Complete stacks: {}{of_blocking}.",
+                complete.join(", ")
+            ));
+        }
+        let cut = cut_short(&self.unwinding);
+        if !cut.is_empty() {
+            notes.push(format!("Stacks that stop earlier: {}.", cut.join(", ")));
         }
         if not_stored > 0 {
             notes.push(format!(
@@ -408,29 +412,30 @@ fn unwinding(capture: &Capture) -> Vec<Unwinding> {
         .collect()
 }
 
-/// How complete one kind of stack is, and what cut the others short; None when none was taken.
-fn unwinding_note(kind: &Unwinding) -> Option<String> {
-    let of = KINDS.iter().find(|(name, ..)| *name == kind.kind)?.1;
-    if kind.taken == 0 {
-        return None;
-    }
-    let short: Vec<String> = WalkOutcome::ALL
-        .iter()
-        .filter(|outcome| **outcome != WalkOutcome::Complete)
+/// How complete one kind of stack is.
+fn complete_of_kind(kind: &Unwinding) -> String {
+    let of = KINDS.iter().find(|(name, ..)| *name == kind.kind);
+    format!(
+        "{} of {} at {}",
+        kind.complete,
+        kind.taken,
+        of.map_or(kind.kind.as_str(), |(_, people, _)| people)
+    )
+}
+
+/// How many stacks of all kinds were cut short by what.
+fn cut_short(unwinding: &[Unwinding]) -> Vec<String> {
+    let outcomes = WalkOutcome::ALL.into_iter();
+    outcomes
+        .filter(|outcome| *outcome != WalkOutcome::Complete)
         .filter_map(|outcome| {
-            let times = kind.outcomes.get(outcome.name())?;
-            Some(format!("{times} {}", outcome.in_words()))
+            let times = unwinding
+                .iter()
+                .filter_map(|kind| kind.outcomes.get(outcome.name()))
+                .fold(0_u64, |sum, times| sum.saturating_add(*times));
+            (times > 0).then(|| format!("{times} {}", outcome.in_words()))
         })
-        .collect();
-    let rest = if short.is_empty() {
-        String::new()
-    } else {
-        format!("; the others: {}", short.join(", "))
-    };
-    Some(format!(
-        "Stacks of {of}: {} of {} complete{rest}.",
-        kind.complete, kind.taken
-    ))
+        .collect()
 }
 
 fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {
