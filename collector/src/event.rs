@@ -317,6 +317,22 @@ impl WalkOutcome {
         at.map_or(u32::MAX, |at| at as u32)
     }
 
+    /// What cut a stack short, for people: goes on after "stopped".
+    pub fn in_words(self) -> &'static str {
+        match self {
+            WalkOutcome::Complete => "complete",
+            WalkOutcome::Unmapped => "in code that holdup had not seen mapped yet",
+            WalkOutcome::NoTable => "in code without an unwind table",
+            WalkOutcome::NoCfi => "in a function without unwind information",
+            WalkOutcome::BadRow => "at unwind information that is not understood",
+            WalkOutcome::ReadFault => "at stack memory that could not be read",
+            WalkOutcome::TooDeep => "with more frames than are kept",
+            WalkOutcome::NoRegisters => "without registers",
+            WalkOutcome::NoRoom => "with no room to work in",
+            WalkOutcome::Unknown => "for a reason that this version does not know",
+        }
+    }
+
     /// As it is called in the report's schema.
     pub fn name(self) -> &'static str {
         match self {

@@ -25,7 +25,9 @@ use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
-use crate::target::{AttachPlan, Family, Modules, Process, Site, TargetError};
+use crate::target::{
+    AttachPlan, DebugSearch, DebugSources, Family, Modules, Process, Site, TargetError,
+};
 use crate::unwind::Tables;
 use holdup_probe_ebpf::wire;
 
@@ -38,6 +40,8 @@ pub struct Options {
     pub capture: PathBuf,
     /// What the programs are loaded with.
     pub probes: probe::Config,
+    /// Where debug information may be.
+    pub debug_sources: DebugSources,
 }
 
 /// Polls that return to a place without a probe are seen to end only at the thread's next poll. The
@@ -94,7 +98,8 @@ pub async fn record(
     interrupted: impl Future<Output = ()>,
     started: impl FnOnce(&Started),
 ) -> Result<(), RecordError> {
-    let plan = process.plan()?;
+    let search = DebugSearch::new(process, &options.debug_sources);
+    let plan = process.plan(&search)?;
     if plan.polls.is_empty() && plan.slow_paths.is_empty() {
         return Err(RecordError::NothingToProbe {
             pid: process.pid().0,
@@ -102,7 +107,7 @@ pub async fn record(
             why: plan.why_nothing(),
         });
     }
-    let mut recording = Recording::attach(process, &plan, options)?;
+    let mut recording = Recording::attach(process, &plan, &search, options)?;
     recording.warm_up().await?;
     started(&recording.begin()?);
     let reason = recording.run(options.duration, interrupted).await?;
@@ -129,7 +134,8 @@ struct Recording<'a> {
     families: Vec<ProbeFamily>,
     return_sites: Vec<ReturnSite>,
     /// Modules' files stay open, so that names are found also when the target is gone by then.
-    symbolizer: ProcessSymbolizer,
+    symbolizer: ProcessSymbolizer<'a>,
+    search: &'a DebugSearch,
     /// For the kernel side to walk stacks with.
     tables: Tables,
     execed: bool,
@@ -139,11 +145,12 @@ impl<'a> Recording<'a> {
     fn attach(
         process: &'a Process,
         plan: &'a AttachPlan,
+        search: &'a DebugSearch,
         options: &'a Options,
     ) -> Result<Self, RecordError> {
         let config = &options.probes;
         let modules = process.modules()?;
-        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules));
+        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
         let began = Instant::now();
         let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
         let records = probes.records()?;
@@ -176,6 +183,7 @@ impl<'a> Recording<'a> {
             families,
             return_sites,
             symbolizer,
+            search,
             tables,
             execed: false,
         };
@@ -297,20 +305,23 @@ impl<'a> Recording<'a> {
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(None)) => {}
                 Some(Ok(Some(Notice::Exec))) => self.execed = true,
-                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_at_mappings()?,
+                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_at_mappings(),
                 Some(Ok(Some(Notice::ReturnSite(site)))) => self.attach_return_site(&site),
             }
         }
     }
 
-    /// Makes unwind tables for what was loaded since the last look.
-    fn look_at_mappings(&mut self) -> Result<(), RecordError> {
+    /// Makes unwind tables for what was loaded since the last look. A failure costs the stacks that lead there,
+    /// which are counted, and not the recording.
+    fn look_at_mappings(&mut self) {
         // A target that is gone has no more stacks to walk.
-        if let Ok(modules) = self.process.modules() {
-            self.tables
-                .update(&mut self.probes, self.process, &modules)?;
+        let Ok(modules) = self.process.modules() else {
+            return;
+        };
+        let updated = self.tables.update(&mut self.probes, self.process, &modules);
+        if let Err(error) = updated {
+            tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
         }
-        Ok(())
     }
 
     /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.
@@ -364,14 +375,17 @@ impl<'a> Recording<'a> {
             && let Ok(modules) = self.process.modules()
             && !self.process.has_exited()
         {
-            self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules));
+            self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
         }
         let addresses: BTreeSet<u64> = stacks
             .values()
             .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses))
             .collect();
-        let symbols = self.symbolizer.symbolize(addresses);
-        self.families.push(unwind_tables(&self.tables));
+        let mut symbols = self.symbolizer.symbolize(addresses);
+        symbols
+            .refused
+            .splice(0..0, self.plan.binary.refused.clone());
+        self.families.push(self.tables.family());
         self.meta.unwind_tables = self.tables.summary();
         let rest = Rest {
             probes: self.families,
@@ -574,37 +588,26 @@ fn handoff_cookie(when: &When) -> u64 {
     }
 }
 
-/// The files with a table, as a family of probes: without one there are no whole stacks through a file.
-fn unwind_tables(tables: &Tables) -> ProbeFamily {
-    let files = tables.files();
-    let missing = files.iter().filter_map(|file| {
-        Some(MissingProbe {
-            what: file.name.clone(),
-            why: file.rows.as_ref().err()?.to_string(),
+fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
+    let of_files = modules.iter().flat_map(|module| {
+        module.code.iter().map(|mapping| MappedModule {
+            start: mapping.start,
+            end: mapping.end,
+            file_offset: mapping.file_offset,
+            name: module.name(),
+            path: module.path.clone(),
+            path_to_open: module.path_to_open.clone().unwrap_or_default(),
         })
     });
-    ProbeFamily {
-        name: "unwind_tables".to_owned(),
-        attached: tables.summary().files,
-        found: files.len() as u32,
-        missing: missing.collect(),
-    }
-}
-
-fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
-    modules
-        .iter()
-        .flat_map(|module| {
-            module.code.iter().map(|mapping| MappedModule {
-                start: mapping.start,
-                end: mapping.end,
-                file_offset: mapping.file_offset,
-                name: module.name(),
-                path_to_open: module.path_to_open.clone().unwrap_or_default(),
-                build_id: None,
-            })
-        })
-        .collect()
+    let others = modules.without_file().iter().map(|mapping| MappedModule {
+        start: mapping.start,
+        end: mapping.end,
+        file_offset: mapping.file_offset,
+        name: mapping.path.to_string_lossy().into_owned(),
+        path: mapping.path.clone(),
+        path_to_open: PathBuf::new(),
+    });
+    of_files.chain(others).collect()
 }
 
 fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {

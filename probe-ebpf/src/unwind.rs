@@ -246,6 +246,7 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
             let frame_pointer_at = match rule.frame_pointer {
                 SAVED_AT_CFA => offset(cfa, rule.frame_pointer_offset),
                 SAVED_AT_STACK_POINTER => offset(walk.stack_pointer, rule.frame_pointer_offset),
+                SAVED_AT_FRAME_POINTER => offset(walk.frame_pointer, rule.frame_pointer_offset),
                 SAVED_LOST => {
                     frame_pointer = 0;
                     0
@@ -321,7 +322,7 @@ fn canonical_frame_address(scratch: *const Scratch, walk: &Walk, rule: &Rule) ->
             Some(offset(walk.stack_pointer, rule.cfa_offset) + more)
         }
         // Other registers are those of the innermost frame.
-        CFA_REGISTER if walk.frames == 1 => {
+        CFA_REGISTER | CFA_AT_STACK_POINTER_INDEXED if walk.frames == 1 => {
             let n = rule.cfa_register as usize & (scratch::REGISTERS - 1);
             // SAFETY: claimed by this program, masked below REGISTERS, a power of two.
             let register = unsafe {
@@ -330,7 +331,13 @@ fn canonical_frame_address(scratch: *const Scratch, walk: &Walk, rule: &Rule) ->
                     .add(n)
                     .read()
             };
-            Some(offset(register, rule.cfa_offset))
+            if rule.cfa == CFA_REGISTER {
+                return Some(offset(register, rule.cfa_offset));
+            }
+            let at =
+                offset(walk.stack_pointer, rule.cfa_offset).wrapping_add(register.wrapping_mul(8));
+            let mut word = 0;
+            read_word(at, &mut word).then(|| offset(word, rule.cfa_second))
         }
         _ => None,
     }

@@ -75,7 +75,7 @@ enum Command {
     },
     /// Build the Citadel server and its load driver, once, and say where they are
     Citadel {
-        #[arg(long, value_enum, default_value_t = Flavour::FramePointers)]
+        #[arg(long, value_enum, default_value_t = Flavour::Shipped)]
         flavour: Flavour,
         /// Run the server under load for so many seconds
         #[arg(long, value_name = "SECONDS")]
@@ -86,7 +86,7 @@ enum Command {
     /// Build one of the programs that get profiled, once, and print the paths of its binaries
     Workload {
         workload: Workload,
-        #[arg(long, value_enum, default_value_t = Flavour::FramePointers)]
+        #[arg(long, value_enum, default_value_t = Flavour::Release)]
         flavour: Flavour,
     },
 }

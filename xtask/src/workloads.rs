@@ -52,8 +52,6 @@ impl Workload {
 /// How a workload is compiled. All of them are optimized: that is what holdup gets to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Flavour {
-    /// With frame pointers and line tables.
-    FramePointers,
     /// What `cargo build --release` gives, with line tables.
     Release,
     /// One codegen unit, everything inlined that can be, with line tables.
@@ -65,7 +63,6 @@ pub enum Flavour {
 /// What a flavour changes; the rest is as each workload's manifest and cargo have it.
 struct Settings {
     name: &'static str,
-    frame_pointers: bool,
     fat_lto: bool,
     /// Not compiled, but made from the flavour that has the same settings otherwise.
     split: bool,
@@ -75,16 +72,10 @@ impl Flavour {
     fn settings(self) -> Settings {
         let plain = Settings {
             name: "release",
-            frame_pointers: false,
             fat_lto: false,
             split: false,
         };
         match self {
-            Self::FramePointers => Settings {
-                name: "frame-pointers",
-                frame_pointers: true,
-                ..plain
-            },
             Self::Release => plain,
             Self::FatLto => Settings {
                 name: "fat-lto",
@@ -103,20 +94,8 @@ impl Flavour {
 impl Settings {
     /// Everything that makes two builds of the same sources differ.
     fn environment(&self) -> Vec<(&'static str, &'static str)> {
-        let mut environment = Vec::new();
-        if self.frame_pointers {
-            environment.push(("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes"));
-            // For the C code in some crates. Other machines' compilers don't know the second flag.
-            let cflags = if cfg!(target_arch = "x86_64") {
-                "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer"
-            } else {
-                "-fno-omit-frame-pointer"
-            };
-            environment.extend([("CFLAGS", cflags), ("CXXFLAGS", cflags)]);
-        } else {
-            // Nor does a user's own configuration add flags.
-            environment.push(("CARGO_ENCODED_RUSTFLAGS", ""));
-        }
+        // A user's own configuration adds no flags.
+        let mut environment = vec![("CARGO_ENCODED_RUSTFLAGS", "")];
         if self.fat_lto {
             environment.extend([
                 ("CARGO_PROFILE_RELEASE_LTO", "fat"),
@@ -160,9 +139,9 @@ pub fn run(workload: Workload, flavour: Flavour) -> Result<()> {
 pub type Programs = BTreeMap<&'static str, PathBuf>;
 
 /// What the live tests get where they don't ask for another flavour.
-const USUAL: Flavour = Flavour::FramePointers;
-/// The flavour of the Citadel server.
-const CITADEL: Flavour = Flavour::FramePointers;
+const USUAL: Flavour = Flavour::Release;
+/// The flavour of the Citadel server: what its own release profile makes, with the debug file that it throws away.
+const CITADEL: Flavour = Flavour::Shipped;
 
 /// The small ones: seconds when built before, some minutes when not.
 pub fn build() -> Result<Programs> {
@@ -171,7 +150,6 @@ pub fn build() -> Result<Programs> {
     let echo = build_one(Workload::Echo, USUAL)?;
     Ok(Programs::from([
         ("CONTENTION", contention(USUAL)?),
-        ("CONTENTION_RELEASE", contention(Flavour::Release)?),
         ("CONTENTION_FAT_LTO", contention(Flavour::FatLto)?),
         ("CONTENTION_SHIPPED", contention(Flavour::Shipped)?),
         ("ECHO", echo.binary("echo")),
@@ -362,21 +340,10 @@ mod tests {
     /// compiled has what it is made from.
     #[test]
     fn flavours_differ_in_name_and_environment() {
-        let compiled = [Flavour::FramePointers, Flavour::Release, Flavour::FatLto];
-        for (index, one) in compiled.iter().enumerate() {
-            for other in &compiled[index + 1..] {
-                let (one, other) = (one.settings(), other.settings());
-                assert_ne!(one.name, other.name);
-                assert_ne!(
-                    one.environment(),
-                    other.environment(),
-                    "{} and {}",
-                    one.name,
-                    other.name
-                );
-            }
-        }
-        let (shipped, whole) = (Flavour::Shipped.settings(), Flavour::FatLto.settings());
+        let (plain, whole) = (Flavour::Release.settings(), Flavour::FatLto.settings());
+        assert_ne!(plain.name, whole.name);
+        assert_ne!(plain.environment(), whole.environment());
+        let shipped = Flavour::Shipped.settings();
         assert_ne!(shipped.name, whole.name);
         assert_eq!(shipped.environment(), whole.environment());
     }
@@ -386,7 +353,7 @@ mod tests {
     fn keys_tell_workloads_and_flavours_apart() -> Result<()> {
         let mut keys = Vec::new();
         for workload in [Workload::Contention, Workload::Citadel, Workload::Echo] {
-            for flavour in [Flavour::FramePointers, Flavour::FatLto] {
+            for flavour in [Flavour::Release, Flavour::FatLto] {
                 let key_of = || key(workload, &flavour.settings());
                 assert_eq!(key_of()?, key_of()?);
                 keys.push(key_of()?);

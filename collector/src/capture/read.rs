@@ -291,6 +291,7 @@ impl Contents {
             section::SYMBOLS => {
                 let table: SymbolTable = json(payload)?;
                 self.symbols.frames.extend(table.frames);
+                self.symbols.refused.extend(table.refused);
             }
             _ => self.skip(format!("unknown section {kind}")),
         }

@@ -60,6 +60,7 @@ fn rest() -> Rest {
     counters[wire::COUNTER_POLLS as usize] = 11;
     let frame = Frame {
         function: "app::work".to_owned(),
+        generics: Some("app::Job".to_owned()),
         file: Some("src/main.rs".to_owned()),
         line: Some(3),
         module: "server".to_owned(),
@@ -116,6 +117,7 @@ fn rest() -> Rest {
         threads: vec![thread],
         symbols: SymbolTable {
             frames: BTreeMap::from([(0x101, vec![frame])]),
+            refused: vec!["old.debug is not used as debug file: it is old".to_owned()],
         },
         end: End {
             at: Timestamp(10_000),

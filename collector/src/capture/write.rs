@@ -137,6 +137,7 @@ impl Writer {
                 table.frames = BTreeMap::new();
             }
         }
+        table.refused.clone_from(&symbols.refused);
         self.json(section::SYMBOLS, &table)?;
         self.json(section::END, end)
     }

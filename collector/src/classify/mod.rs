@@ -161,6 +161,7 @@ mod tests {
     fn frame(function: &str, file: Option<&str>, module: &str) -> Frame {
         Frame {
             function: function.into(),
+            generics: None,
             file: file.map(Into::into),
             line: file.map(|_| 1),
             module: module.into(),

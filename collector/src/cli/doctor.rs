@@ -2,19 +2,23 @@
 
 use std::fmt::Write as _;
 
+use super::debug::DebugArgs;
 use super::report::print;
 use super::select::{Select, target_failure};
 use super::{Exit, Failure};
 use crate::probe;
 use crate::render::shown;
 use crate::target::doctor::{Host, uretprobes_are_safe};
-use crate::target::{AttachPlan, Process};
+use crate::target::{AttachPlan, DebugSearch, Process};
+use crate::unwind::{NoKernel, Tables};
 
 /// Of which process, if of any.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     target: Select,
+    #[command(flatten)]
+    debug: DebugArgs,
 }
 
 impl Args {
@@ -28,7 +32,8 @@ impl Args {
         let Some(process) = self.target.open()? else {
             return Ok(exit);
         };
-        let plan = process.plan().map_err(target_failure)?;
+        let search = DebugSearch::new(&process, &self.debug.sources());
+        let plan = process.plan(&search).map_err(target_failure)?;
         print(&target(&process, &plan, &host))?;
         if exit == Exit::Ok && plan.polls.is_empty() && plan.slow_paths.is_empty() {
             return Ok(Exit::NothingToProbe);
@@ -100,9 +105,18 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
         text,
         "  build-id {}; symbols: {}; debug information: {}",
         binary.build_id.as_deref().unwrap_or("none"),
-        binary.symbols,
-        if binary.has_dwarf { "there" } else { "none" },
+        shown(&binary.symbols().to_string()),
+        shown(&binary.debug_info().to_string()),
     );
+    for why in binary.refused.iter().map(String::as_str) {
+        let _ = writeln!(text, "  !     {}", shown(why));
+    }
+    if let Some(why) = plan.dwarf.gave_up {
+        let _ = writeln!(
+            text,
+            "  !     debug information was not read in full: {why}"
+        );
+    }
     if process.binary_was_replaced() {
         text.push_str("  the file was replaced on disk since: the running one is looked at\n");
     }
@@ -111,7 +125,11 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
             "  it runs in other namespaces (a container): its files are taken from there\n",
         );
     }
-    for family in plan.families() {
+    let mut tables = Tables::default();
+    if let Ok(modules) = process.modules() {
+        let Ok(_) = tables.update(&mut NoKernel, process, &modules);
+    }
+    for family in plan.families().into_iter().chain([tables.family()]) {
         let mark = match (family.found, family.missing.is_empty()) {
             (0, _) => "-",
             (_, true) => "ok",
@@ -119,8 +137,14 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
         };
         let _ = writeln!(
             text,
-            "  {mark:<5} {:<15} {} sites",
-            family.name, family.found
+            "  {mark:<5} {:<15} {} {}",
+            family.name,
+            family.found,
+            if family.name == tables.family().name {
+                "files"
+            } else {
+                "sites"
+            }
         );
         for missing in family.missing {
             let _ = writeln!(text, "          {}: {}", missing.what, missing.why);

@@ -1,5 +1,6 @@
 //! One file for each subcommand: clap's types become a plain configuration, then one call.
 
+mod debug;
 mod doctor;
 mod exit;
 mod output;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::debug::DebugArgs;
 use super::doctor::preflight;
 use super::output::OutputFolder;
 use super::report::{load_rules, show};
@@ -26,6 +27,8 @@ use crate::target::{Process, TargetError};
 pub struct Args {
     #[command(flatten)]
     target: Select,
+    #[command(flatten)]
+    debug: DebugArgs,
     /// How long, e.g. 30s or 2m; without it until Ctrl-C, which writes everything too
     #[arg(long, short, value_parser = duration)]
     duration: Option<Duration>,
@@ -95,6 +98,7 @@ impl Args {
                 ring_buffer_bytes: self.ring_buffer_bytes,
                 uprobe_multi: !self.no_uprobe_multi,
             },
+            debug_sources: self.debug.sources(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -111,10 +111,19 @@ pub struct Probes {
 impl Probes {
     /// Makes the maps for a target with `sites` poll instances. Programs are loaded when they are attached.
     pub fn load(config: &Config, pid: Pid, sites: u32) -> Result<Probes, ProbeError> {
+        Probes::load_for(config, pid, sites, cfg!(target_arch = "aarch64"))
+    }
+
+    fn load_for(
+        config: &Config,
+        pid: Pid,
+        sites: u32,
+        is_aarch64: bool,
+    ) -> Result<Probes, ProbeError> {
         let pid_ns = fs::metadata("/proc/self/ns/pid")
             .map_err(|error| ProbeError::from_io("look at its own PID namespace", error))?;
         let (device, inode) = (kernel_device(pid_ns.st_dev()), pid_ns.st_ino());
-        let is_aarch64 = u8::from(cfg!(target_arch = "aarch64"));
+        let is_aarch64 = u8::from(is_aarch64);
         // Zeroes where the kernel does not tell: replaced return addresses then stay as they are.
         let return_probes = ReturnProbeOffsets::of_this_kernel().unwrap_or_default();
         let ebpf = EbpfLoader::new()
@@ -418,5 +427,23 @@ mod tests {
     #[ignore = "live: loads programs into the running kernel, as root"]
     fn every_program_loads_behind_perf_events() {
         every_program_loads_and_attaches(false);
+    }
+
+    /// The branches for the other architecture pass this kernel's verifier as well, in those programs that don't
+    /// look at the architecture's registers in their context. (The verifier knows how large those are here.)
+    #[test]
+    #[ignore = "live: loads programs into the running kernel, as root"]
+    fn programs_load_for_either_architecture() {
+        for is_aarch64 in [false, true] {
+            let pid = Pid(std::process::id());
+            let mut probes = Probes::load_for(&Config::default(), pid, 1, is_aarch64)
+                .expect("maps can be made as root");
+            if let Err(error) = probes
+                .attach_scheduler()
+                .and_then(|()| probes.attach_cpu_clock(997))
+            {
+                panic!("aarch64 {is_aarch64}: {error}");
+            }
+        }
     }
 }

@@ -10,11 +10,12 @@
 //! | `contended_lock` | a lock with a wait as long as a long poll, or waited for in 10 % of the recording | many short waits |
 
 use super::groups::PollGroup;
+use super::stacks::hex;
 use super::words::{bounded, count, duration, percent};
 use super::{CallSite, Certainty, Finding, Holders, LockEntry};
 use crate::classify::Origin;
-use crate::correlate::Activity;
-use crate::event::Nanos;
+use crate::correlate::{Activity, LockKind};
+use crate::event::{LockAddr, LockOperation, Nanos};
 
 /// What the checks look at.
 pub struct Facts<'a> {
@@ -251,7 +252,7 @@ impl Check for LockWaitOnWorker {
                 let which = match &group.lock {
                     Some((lock, operation)) => format!(
                         "the {} at {:#x}{} (`{}`)",
-                        lock_word(*operation),
+                        lock_type(facts, *lock, *operation),
                         lock.0,
                         match group.other_locks {
                             0 => String::new(),
@@ -275,12 +276,11 @@ impl Check for LockWaitOnWorker {
     }
 }
 
-fn lock_word(operation: crate::event::LockOperation) -> &'static str {
-    match operation.into() {
-        crate::correlate::LockKind::Mutex => "Mutex",
-        crate::correlate::LockKind::RwLock => "RwLock",
-        crate::correlate::LockKind::Condvar => "Condvar",
-    }
+fn lock_type(facts: &Facts<'_>, lock: LockAddr, operation: LockOperation) -> String {
+    let (address, kind) = (hex(lock.0), LockKind::from(operation));
+    let mut locks = facts.locks.iter();
+    let entry = locks.find(|entry| entry.address == address && entry.kind == kind);
+    super::locks::lock_type(kind, entry.and_then(|entry| entry.protects.as_deref()))
 }
 
 struct SleepOnWorker;

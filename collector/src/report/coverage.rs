@@ -114,6 +114,8 @@ impl Coverage {
             notes: Vec::new(),
         };
         coverage.notes = coverage.notes(polls.len());
+        let refused = capture.symbols.refused.iter();
+        coverage.notes.extend(refused.map(|why| format!("{why}.")));
         coverage
     }
 
@@ -310,8 +312,8 @@ impl Coverage {
 
     fn stack_notes(&self, notes: &mut Vec<String>) {
         let StackCoverage {
-            distinct,
-            reached_thread_start,
+            distinct: _,
+            reached_thread_start: _,
             taken: _,
             frames: _,
             frames_without_cfi: _,
@@ -331,13 +333,17 @@ impl Coverage {
         } else {
             String::new()
         };
-        notes.push(format!(
-            "{reached_thread_start} of {distinct} stacks reach the thread's start{of_blocking}."
-        ));
-        for kind in &self.unwinding {
-            if let Some(note) = unwinding_note(kind) {
-                notes.push(note);
-            }
+        let taken = self.unwinding.iter().filter(|kind| kind.taken > 0);
+        let complete: Vec<String> = taken.map(complete_of_kind).collect();
+        if !complete.is_empty() {
+            notes.push(format!(
+                "Complete stacks: {}{of_blocking}.",
+                complete.join(", ")
+            ));
+        }
+        let cut = cut_short(&self.unwinding);
+        if !cut.is_empty() {
+            notes.push(format!("Stacks that stop earlier: {}.", cut.join(", ")));
         }
         if not_stored > 0 {
             notes.push(format!(
@@ -406,51 +412,39 @@ fn unwinding(capture: &Capture) -> Vec<Unwinding> {
         .collect()
 }
 
-/// How complete one kind of stack is, and what cut the others short; None when none was taken.
-fn unwinding_note(kind: &Unwinding) -> Option<String> {
-    let of = KINDS.iter().find(|(name, ..)| *name == kind.kind)?.1;
-    if kind.taken == 0 {
-        return None;
-    }
-    let short: Vec<String> = WalkOutcome::ALL
-        .iter()
-        .filter(|outcome| **outcome != WalkOutcome::Complete)
-        .filter_map(|outcome| {
-            let times = kind.outcomes.get(outcome.name())?;
-            Some(format!("{times} {}", in_words(*outcome)))
-        })
-        .collect();
-    let rest = if short.is_empty() {
-        String::new()
-    } else {
-        format!("; the others: {}", short.join(", "))
-    };
-    Some(format!(
-        "Stacks of {of}: {} of {} complete{rest}.",
-        kind.complete, kind.taken
-    ))
+/// How complete one kind of stack is.
+fn complete_of_kind(kind: &Unwinding) -> String {
+    let of = KINDS.iter().find(|(name, ..)| *name == kind.kind);
+    format!(
+        "{} of {} at {}",
+        kind.complete,
+        kind.taken,
+        of.map_or(kind.kind.as_str(), |(_, people, _)| people)
+    )
 }
 
-/// What cut a stack short.
-fn in_words(outcome: WalkOutcome) -> &'static str {
-    match outcome {
-        WalkOutcome::Complete => "complete",
-        WalkOutcome::Unmapped => "in code that holdup had not seen mapped yet",
-        WalkOutcome::NoTable => "in code without an unwind table",
-        WalkOutcome::NoCfi => "in a function without unwind information",
-        WalkOutcome::BadRow => "at unwind information that is not understood",
-        WalkOutcome::ReadFault => "at stack memory that could not be read",
-        WalkOutcome::TooDeep => "with more frames than are kept",
-        WalkOutcome::NoRegisters => "without registers",
-        WalkOutcome::NoRoom => "with no room to work in",
-        WalkOutcome::Unknown => "for a reason that this version does not know",
-    }
+/// How many stacks of all kinds were cut short by what.
+fn cut_short(unwinding: &[Unwinding]) -> Vec<String> {
+    let outcomes = WalkOutcome::ALL.into_iter();
+    outcomes
+        .filter(|outcome| *outcome != WalkOutcome::Complete)
+        .filter_map(|outcome| {
+            let times = unwinding
+                .iter()
+                .filter_map(|kind| kind.outcomes.get(outcome.name()))
+                .fold(0_u64, |sum, times| sum.saturating_add(*times));
+            (times > 0).then(|| format!("{times} {}", outcome.in_words()))
+        })
+        .collect()
 }
 
 fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {
     let counter = |index| capture.counters.get(index);
     let mut coverage = StackCoverage {
-        taken: unwinding(capture).iter().map(|kind| kind.taken).sum(),
+        // A capture may claim any number.
+        taken: unwinding(capture)
+            .iter()
+            .fold(0, |sum, kind| sum.saturating_add(kind.taken)),
         frames: counter(wire::COUNTER_FRAMES),
         frames_without_cfi: counter(wire::COUNTER_FRAMES_WITHOUT_CFI),
         return_addresses_restored: counter(wire::COUNTER_RETURN_ADDRESSES_RESTORED),

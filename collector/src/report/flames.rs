@@ -88,14 +88,22 @@ pub fn lock_wait(
     flame
 }
 
-/// The frames of a stack's innermost poll, outermost first.
+/// The frames of a stack's innermost poll, outermost first. A stack that does not reach it says so at that place.
 fn code(
     stacks: &Stacks,
     stack: Option<StackId>,
     return_addr: Option<CodeAddr>,
 ) -> Option<impl Iterator<Item = FlameFrame>> {
-    let frames = stacks.get(stack)?.of_poll(return_addr);
-    Some(frames.iter().rev().map(|frame| frame.flame_frame()))
+    let stack = stacks.get(stack)?;
+    let cut = stack.cut_short(return_addr).map(|outcome| {
+        let words = outcome.in_words();
+        FlameFrame::tag(FrameKind::NoStack, format!("[stack cut short {words}]"))
+    });
+    let frames = stack.of_poll(return_addr).iter().rev();
+    Some(
+        cut.into_iter()
+            .chain(frames.map(|frame| frame.flame_frame())),
+    )
 }
 
 fn leaf(share: &Share, lock_names: &LockNames) -> FlameFrame {

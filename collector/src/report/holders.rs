@@ -120,6 +120,7 @@ pub(super) mod tests {
             frame: NamedFrame {
                 label: function.to_owned(),
                 function: function.to_owned(),
+                generics: None,
                 at: Some(format!("src/lib.rs:{line}")),
                 file: Some("src/lib.rs".to_owned()),
                 line: Some(line),

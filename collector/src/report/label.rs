@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `app::serve::{{closure}}::{{closure}}` | `app::serve::{closure}` |
 //! | `<argon2::Argon2<'key> as password_hash::Hasher>::hash` | `<argon2::Argon2 as Hasher>::hash` |
+//! | `app::wire::<impl app::Thing<T>>::send` | `app::Thing::send` |
 //! | type `app::serve::{async_fn_env#0}` | `async fn app::serve` |
 //! | type `app::main::{async_block#0}::{async_block_env#1}` | `async block in app::main` |
 //! | type `core::pin::Pin<alloc::boxed::Box<dyn core::future::future::Future<…>, …>>` | `Pin<Box<dyn Future>>` |
@@ -27,12 +28,35 @@ const MOST_PARSED_BYTES: usize = 16 << 10;
 pub fn function(name: &str) -> String {
     // glibc's own alias of a function that it exports.
     let name = name.strip_prefix("__GI_").unwrap_or(name);
-    cut(&path(without_hash(parseable(name)), 0))
+    cut(&folded(path(without_hash(parseable(name)), 0)))
 }
 
 /// A future's type.
 pub fn future(name: &str) -> String {
-    cut(&short_type(parseable(name), 0))
+    cut(&folded(short_type(parseable(name), 0)))
+}
+
+/// The type of what a lock protects: with the crate in front, as its last name alone is `Inner` or `State`.
+pub fn protected(name: &str) -> String {
+    let name = parseable(name);
+    let short = short_type(name, 0);
+    let segments: Vec<&str> = split(name, "::").collect();
+    let named = match segments.as_slice() {
+        [krate, rest @ ..]
+            if is_crate_to_show(krate) && short.starts_with(char::is_alphanumeric) =>
+        {
+            let between = if rest.len() > 1 { "…::" } else { "" };
+            (!rest.is_empty()).then(|| format!("{krate}::{between}{short}"))
+        }
+        _ => None,
+    };
+    cut(&named.unwrap_or(short))
+}
+
+/// Everybody knows where `Vec` and `HashMap` are from.
+fn is_crate_to_show(krate: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    krate.chars().all(is_name) && !["core", "alloc", "std"].contains(&krate)
 }
 
 /// A place in a source file.
@@ -58,6 +82,31 @@ fn cut(name: &str) -> String {
     }
 }
 
+/// A name that is too long, with only the first and last parts of its paths, longest first, until it fits:
+/// `async fn citadel_proto::…::connect`.
+fn folded(mut name: String) -> String {
+    let is_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '{' | '}' | '#');
+    while name.chars().count() > MOST_CHARS {
+        let longest = name
+            .split(|c| !is_path(c))
+            .filter_map(|path| {
+                let (first, rest) = path.split_once("::")?;
+                let (between, last) = rest.rsplit_once("::")?;
+                (!first.is_empty()).then_some((path, between, first, last))
+            })
+            .max_by_key(|(_, between, ..)| between.len());
+        // What is left out has to be longer than what says so.
+        let Some((path, between, first, last)) = longest else {
+            break;
+        };
+        if between.len() <= "…".len() {
+            break;
+        }
+        name = name.replacen(path, &format!("{first}::…::{last}"), 1);
+    }
+    name
+}
+
 /// The legacy mangling's `::h` and 16 hex digits.
 fn without_hash(name: &str) -> &str {
     match name.rsplit_once("::h") {
@@ -68,12 +117,19 @@ fn without_hash(name: &str) -> &str {
     }
 }
 
-/// A path without type arguments, with `{closure}` for any chain of them.
+/// A path without type arguments, with `{closure}` for any chain of them. The module that an `impl` stands in is
+/// left out where the type has a path of its own.
 fn path(name: &str, depth: usize) -> String {
-    let segments: Vec<String> = split(name, "::")
-        .enumerate()
-        .filter_map(|(n, segment)| path_segment(segment, n == 0, depth))
-        .collect();
+    let mut segments: Vec<String> = Vec::new();
+    for (n, segment) in split(name, "::").enumerate() {
+        let Some(short) = path_segment(segment, n == 0, depth) else {
+            continue;
+        };
+        if segment.trim_start_matches('_').starts_with("<impl ") && short.contains("::") {
+            segments.clear();
+        }
+        segments.push(short);
+    }
     let mut short = String::with_capacity(name.len());
     let mut previous = "";
     for segment in &segments {
@@ -331,7 +387,11 @@ mod tests {
         );
         check_function(
             "app::_<impl serde::Serialize for app::Thing<T>>::serialize",
-            "app::<app::Thing as Serialize>::serialize",
+            "<app::Thing as Serialize>::serialize",
+        );
+        check_function(
+            "app::wire::incoming::<impl app::state::Container<R>>::on_header::{{closure}}",
+            "app::state::Container::on_header::{closure}",
         );
         check_function("<app::Thing<T>>::method::<T>", "app::Thing::method");
         check_function("core::str::<impl str>::parse", "core::str::str::parse");
@@ -380,8 +440,40 @@ mod tests {
             "futures_util::future::map::Map<app::f::{async_fn_env#0}, app::f::{closure_env#0}>",
             "Map<async fn app::f, closure in app::f>",
         );
+        // Too long for a line: the crate and the function remain.
+        let module = "a_module_with_a_long_name::".repeat(6);
+        check_future(
+            &format!("citadel_proto::{module}connect::{{async_fn_env#0}}"),
+            "async fn citadel_proto::…::connect",
+        );
         check_future("(u8, app::A<&mut app::B>)", "(u8, A<&mut B>)");
         check_future("a<b<c<d<e<f<g>>>>>>", "a<b<c<d<e<…>>>>>");
+    }
+
+    /// What locks protect, as DWARF names the types.
+    #[test]
+    fn protected_types() {
+        for (whole, short) in [
+            (
+                "tokio::runtime::scheduler::inject::synced::Synced",
+                "tokio::…::Synced",
+            ),
+            ("app::Sessions", "app::Sessions"),
+            ("()", "()"),
+            ("u64", "u64"),
+            (
+                "std::collections::hash::map::HashMap<u64, app::state::Session, std::hash::random::RandomState>",
+                "HashMap<u64, Session, RandomState>",
+            ),
+            (
+                "app::state::Container<app::state::Ratchet>",
+                "app::…::Container<Ratchet>",
+            ),
+            ("alloc::vec::Vec<u8, alloc::alloc::Global>", "Vec<u8>"),
+            ("&mut app::state::A", "&mut A"),
+        ] {
+            assert_eq!(protected(whole), short, "{whole}");
+        }
     }
 
     /// Paths as the debug info of various builds has them.
@@ -445,6 +537,7 @@ mod tests {
             "h::h0123456789abcdef",
         ] {
             let (function, future) = (function(name), future(name));
+            assert!(!protected(name).is_empty() || name.is_empty());
             assert!(function.len() <= name.len() + 16 && future.len() <= name.len() + 16);
             assert!(!place(name, None).is_empty());
         }

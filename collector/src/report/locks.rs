@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::flames::LockNames;
 use super::holders::HolderSum;
+use super::label;
+use super::protected::ProtectedTypes;
 use super::stacks::{NamedStack, SiteKey, Stacks, call_site, hex};
 use super::{CallSite, CondvarEntry, LockEntry, LockPair, StillWaiting, WaitTotals};
 use crate::classify::Origin;
@@ -62,11 +64,13 @@ fn lock_entry(
     named: &mut BTreeSet<StackId>,
 ) -> LockEntry {
     let mut places = Places::default();
-    for entry in &waits.ended {
-        places.add(stacks, entry.waiter_stack, entry.total);
-    }
-    for wait in &waits.still_waiting {
-        places.add(stacks, wait.waiter_stack, wait.end.since(wait.start));
+    let mut types = ProtectedTypes::default();
+    let ended = waits.ended.iter().map(|e| (e.waiter_stack, e.total));
+    let still_waiting = waits.still_waiting.iter();
+    let still_waiting = still_waiting.map(|w| (w.waiter_stack, w.end.since(w.start)));
+    for (stack, time) in ended.chain(still_waiting) {
+        places.add(stacks, stack, time);
+        types.add(stacks, stack, time);
     }
     let mut holders = HolderSum::default();
     for entry in &waits.ended {
@@ -75,10 +79,12 @@ fn lock_entry(
     }
     let acquired_from = places.0.len() as u64;
     let acquired_at = places.heaviest();
+    let protects = types.heaviest();
     LockEntry {
         address: hex(address.0),
         kind,
-        name: lock_name(kind, acquired_at.as_ref()),
+        name: lock_name(kind, protects.as_deref(), acquired_at.as_ref()),
+        protects,
         acquired_at,
         acquired_from,
         totals: waits.sum.into(),
@@ -101,16 +107,25 @@ fn lock_entry(
     }
 }
 
-/// A lock has no name of its own. It is called by where most of the wait for it is.
-fn lock_name(kind: LockKind, acquired_at: Option<&CallSite>) -> String {
+/// A lock has no name of its own. It is called by what it protects and by where most of the wait for it is.
+fn lock_name(kind: LockKind, protects: Option<&str>, acquired_at: Option<&CallSite>) -> String {
+    let what = lock_type(kind, protects);
+    match acquired_at {
+        Some(site) => format!("{what} locked at {}", site.own_frame().with_place()),
+        None => format!("{what} locked where no stack tells"),
+    }
+}
+
+/// `Mutex<app::…::Sessions>`, or what is known of that.
+pub fn lock_type(kind: LockKind, protects: Option<&str>) -> String {
     let what = match kind {
         LockKind::Mutex => "Mutex",
         LockKind::RwLock => "RwLock",
         LockKind::Condvar => "Condvar",
     };
-    match acquired_at {
-        Some(site) => format!("{what} locked at {}", site.own_frame().with_place()),
-        None => format!("{what} locked where no stack tells"),
+    match protects {
+        Some(protects) => format!("{what}<{}>", label::protected(protects)),
+        None => what.to_owned(),
     }
 }
 

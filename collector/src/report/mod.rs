@@ -14,6 +14,7 @@ pub mod label;
 mod limits;
 mod locks;
 mod model;
+mod protected;
 mod stacks;
 mod words;
 
@@ -91,6 +92,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         long_polls,
         locks: locks.entries,
         condvars: locks.condvars,
+        cut_stacks: stacks.cut(&listed),
         stacks: stack_table,
         frames,
         not_listed: NotListed::default(),

@@ -41,6 +41,9 @@ pub struct Report {
     /// The stacks that the entries above name: indices in `frames`, innermost first, from the code that ran
     /// to the thread's start.
     pub stacks: BTreeMap<String, Vec<usize>>,
+    /// Those of `stacks` whose walk did not reach the thread's start: their outermost callers are missing. The
+    /// reasons are those in `coverage.unwinding`.
+    pub cut_stacks: BTreeMap<String, String>,
     /// The frames of those stacks, with whole names, each once.
     pub frames: Vec<NamedFrame>,
     /// What is missing in these lists, because a report of a huge recording would be too large.
@@ -172,6 +175,10 @@ pub struct NamedFrame {
     pub label: String,
     /// Whole, demangled.
     pub function: String,
+    /// Its type arguments, whole, where debug information has them; those of the type that it is a method of in
+    /// front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generics: Option<String>,
     /// For people: `src/handshake.rs:41`, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
@@ -294,6 +301,9 @@ pub struct LockEntry {
     pub address: String,
     /// What it is.
     pub kind: LockKind,
+    /// The type of what it protects, whole; None where debug information does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protects: Option<String>,
     /// For people: what it is and where most of the wait for it is.
     pub name: String,
     /// Where most of the wait for it is.

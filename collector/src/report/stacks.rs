@@ -34,21 +34,30 @@ impl NamedStack {
     /// short. For a lock wait, whose poll is not known, it is the innermost address that any poll returns to.
     /// Without one, the innermost `raw::poll` by name. Where neither is found, all frames.
     pub fn of_poll(&self, return_addr: Option<CodeAddr>) -> &[Rc<NamedFrame>] {
+        let end = self.end_of_poll(return_addr).unwrap_or(self.frames.len());
+        inside_harness(&self.frames[..end])
+    }
+
+    /// Where the frames of the innermost poll end, if the stack reaches so far.
+    fn end_of_poll(&self, return_addr: Option<CodeAddr>) -> Option<usize> {
         let is_raw_poll = |frame: &Rc<NamedFrame>| frame.label == RAW_POLL;
         let called_from = match return_addr {
             Some(CodeAddr(wanted)) => frames_inside(&self.addresses, &self.ends, |it| it == wanted),
             None => self.innermost_poll,
         };
-        let inside = match called_from {
+        match called_from {
             // `raw::poll` may have jumped to what it calls, and then has no frame of its own.
-            Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => &self.frames[..end - 1],
-            Some(end) => &self.frames[..end],
-            None => match self.frames.iter().position(is_raw_poll) {
-                Some(end) => &self.frames[..end],
-                None => &self.frames,
-            },
-        };
-        inside_harness(inside)
+            Some(end) if end > 0 && is_raw_poll(&self.frames[end - 1]) => Some(end - 1),
+            Some(end) => Some(end),
+            None => self.frames.iter().position(is_raw_poll),
+        }
+    }
+
+    /// What cut the stack short, if callers are missing between its frames and the poll's begin, or the thread's
+    /// where there is no poll.
+    pub fn cut_short(&self, return_addr: Option<CodeAddr>) -> Option<WalkOutcome> {
+        let is_whole = self.outcome == WalkOutcome::Complete;
+        (!is_whole && self.end_of_poll(return_addr).is_none()).then_some(self.outcome)
     }
 
     /// How its walk ended.
@@ -129,6 +138,15 @@ impl Stacks {
         Stacks { named }
     }
 
+    /// Those of `wanted` that do not reach the thread's start, with the reason.
+    pub fn cut(&self, wanted: &BTreeSet<StackId>) -> BTreeMap<String, String> {
+        let cut = wanted.iter().filter_map(|id| {
+            let outcome = self.get(Some(*id))?.outcome();
+            (outcome != WalkOutcome::Complete).then(|| (hex(id.0), outcome.name().to_owned()))
+        });
+        cut.collect()
+    }
+
     /// One of them; None if the capture does not have it.
     pub fn get(&self, id: Option<StackId>) -> Option<&NamedStack> {
         self.named
@@ -175,6 +193,7 @@ fn named_frame(frame: &Frame, rules: &Rules) -> NamedFrame {
     NamedFrame {
         label: label::function(&frame.function),
         function: frame.function.clone(),
+        generics: frame.generics.clone(),
         at: frame
             .file
             .as_deref()
@@ -191,6 +210,7 @@ fn nameless(address: u64) -> NamedFrame {
     NamedFrame {
         label: hex(address),
         function: hex(address),
+        generics: None,
         at: None,
         file: None,
         line: None,

@@ -1,32 +1,23 @@
-//! One ELF file: offsets in it go in, frames come out. The only place that reads files with
-//! blazesym, and so the one that keeps its surprises in.
+//! One ELF file: offsets in it go in, frames come out, from the file itself and from whatever `target` found
+//! its debug information in.
+//!
+//! Nothing that is read here outlives one call: inflated sections and parsed line tables of a big binary
+//! take a hundred megabytes.
 
-use std::{
-    fs::File,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use addr2line::{Context, LookupResult};
+use gimli::{
+    AbbreviationsCacheStrategy, Dwarf, DwarfSections, EndianSlice, LittleEndian, SectionId,
 };
 
-use blazesym::symbolize::{
-    CodeInfo, Input, Reason, Sym, Symbolized, Symbolizer,
-    source::{Elf, Source},
-};
-
+use super::generics::Generics;
+use super::symbols::FunctionSymbols;
 use super::{Frame, Unresolved};
-
-/// An opened binary or library.
-pub(super) struct SymbolFile {
-    /// None if it could not be opened.
-    file: Option<File>,
-    /// Keeps what it read.
-    symbolizer: Symbolizer,
-    /// Until DWARF turns out unusable as a whole.
-    use_dwarf: bool,
-}
+use crate::target::split::{Slice, Split, SplitSections};
+use crate::target::{DebugSearch, Elf, Image};
 
 /// Inlined frames of one address beyond this many innermost ones are left out: real code stays
 /// under about 40, and the file may be made up to have no end of them.
@@ -35,153 +26,217 @@ const MAX_INLINED: usize = 128;
 /// Names beyond this many bytes are cut: real ones, generics and all, stay under about 3,000.
 const MAX_NAME: usize = 8 * 1024;
 
-impl SymbolFile {
-    /// Opens `path`, which must be a regular file: a target could map nothing else, but a path that
-    /// changed its meaning may lead anywhere.
-    pub(super) fn open(path: &Path) -> SymbolFile {
-        let opened = File::options()
-            .read(true)
-            // Opening a FIFO would wait for a writer.
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path);
-        let file = match opened.and_then(|file| Ok((file.metadata()?.is_file(), file))) {
-            Ok((true, file)) => Some(file),
-            Ok((false, _)) => {
-                tracing::warn!(path = %path.display(), "not a regular file: no names from it");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "can't open: no names from it");
-                None
-            }
+/// Bytes that the compressed sections of one file may inflate to in all; parsed they take several times as
+/// much. A Citadel server's have 70 MB.
+const INFLATED_LIMIT: usize = 256 << 20;
+
+/// What one address came to.
+pub(super) type Outcome = Result<Vec<Frame>, Unresolved>;
+
+/// What one file came to.
+pub(super) struct Looked {
+    /// Frames for each offset, innermost first, in their order.
+    pub(super) frames: Vec<Outcome>,
+    /// Why there is debug information and it was not used: one sentence.
+    pub(super) problem: Option<String>,
+}
+
+/// Looks `offsets` in the running file up.
+pub(super) fn frames(image: &Image, search: &DebugSearch, offsets: &[u64], module: &str) -> Looked {
+    let Ok((code, named)) = image.code().and_then(|code| Ok((code, image.named()?))) else {
+        return Looked {
+            frames: vec![Err(Unresolved::BadFile); offsets.len()],
+            problem: None,
         };
-        SymbolFile {
-            file,
-            symbolizer: symbolizer(),
-            use_dwarf: true,
-        }
-    }
-
-    /// Device and inode.
-    pub(super) fn identity(&self) -> Option<(u64, u64)> {
-        let metadata = self.file.as_ref()?.metadata().ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    }
-
-    /// Frames for each of `offsets`, innermost first, in their order.
-    pub(super) fn frames(
-        &mut self,
-        offsets: &[u64],
-        module: &str,
-    ) -> Vec<Result<Vec<Frame>, Unresolved>> {
-        let mut frames = vec![Err(Unresolved::BadFile); offsets.len()];
-        let Some(file) = &self.file else {
-            return frames;
-        };
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        // Debug info that is broken, or a debug file that does not belong to the binary, leaves
-        // the binary's own symbol table.
-        for dwarf in [true, false] {
-            if dwarf && !self.use_dwarf {
-                continue;
-            }
-            let (places, offsets): (Vec<usize>, Vec<u64>) = (0..)
-                .zip(offsets)
-                .filter(|(place, _)| frames[*place] == Err(Unresolved::BadFile))
-                .unzip();
-            if offsets.is_empty() {
-                break;
-            }
-            match look_up(&self.symbolizer, &path, dwarf, &offsets, module) {
-                Ok(found) => {
-                    for (place, found) in places.into_iter().zip(found) {
-                        frames[place] = found;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(module, dwarf, %error, "can't read symbols");
-                    self.use_dwarf = false;
-                    self.symbolizer = symbolizer();
-                }
-            }
-        }
-        frames
-    }
-}
-
-fn symbolizer() -> Symbolizer {
-    Symbolizer::builder()
-        .enable_code_info(true)
-        .enable_inlined_fns(true)
-        .enable_demangling(true)
-        .build()
-}
-
-/// One batch. An error concerns the whole file.
-fn look_up(
-    symbolizer: &Symbolizer,
-    path: &Path,
-    dwarf: bool,
-    offsets: &[u64],
-    module: &str,
-) -> Result<Vec<Result<Vec<Frame>, Unresolved>>, String> {
-    let mut elf = Elf::new(path);
-    elf.debug_syms = dwarf;
-    let source = Source::Elf(elf);
-    // The file is the target's, and blazesym takes some of DWARF's promises for granted (a line row
-    // whose file index is out of range makes it panic). The symbolizer is dropped after a panic, so
-    // nobody sees it half-changed.
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        let found = symbolizer
-            .symbolize(&source, Input::FileOffset(offsets))
-            .map_err(|error| format!("{error:#}"))?;
-        Ok(found.iter().map(|sym| frames(sym, module)).collect())
-    }));
-    result.unwrap_or_else(|_| Err("the parser gave up on it (panic)".into()))
-}
-
-fn frames(found: &Symbolized<'_>, module: &str) -> Result<Vec<Frame>, Unresolved> {
-    let sym = match found {
-        Symbolized::Sym(sym) => sym,
-        Symbolized::Unknown(Reason::IgnoredError) => return Err(Unresolved::BadFile),
-        Symbolized::Unknown(_) => return Err(Unresolved::NoSymbol),
     };
-    let Sym {
-        name,
-        code_info,
-        inlined,
-        ..
-    } = sym;
-    if name.is_empty() {
-        return Err(Unresolved::NoSymbol);
-    }
-    let left_out = inlined.len().saturating_sub(MAX_INLINED);
-    let frame = |name: &str, code_info: Option<&CodeInfo<'_>>, inlined: bool| Frame {
-        function: function_name(name),
-        file: code_info.map(|info| cut(info.to_path().to_string_lossy().into_owned())),
-        line: code_info.and_then(|info| info.line),
-        module: module.to_owned(),
-        inlined,
-        unresolved: None,
-    };
-    // blazesym has them outermost first.
-    Ok(inlined
+    let vaddrs: Vec<Option<u64>> = offsets.iter().map(|&at| code.vaddr(at)).collect();
+    let symbols = FunctionSymbols::of(&named);
+    let mut frames: Vec<Outcome> = vaddrs
         .iter()
-        .skip(left_out)
-        .rev()
-        .map(|f| frame(&f.name, f.code_info.as_ref(), true))
-        .chain([frame(name, code_info.as_deref(), false)])
-        .collect())
+        .map(|vaddr| {
+            let name = vaddr.and_then(|vaddr| symbols.name(vaddr));
+            let name = name.ok_or(Unresolved::NoSymbol)?;
+            Ok(vec![frame(module, function_name(name))])
+        })
+        .collect();
+    // The debug information is the target's, and whoever parses it may take some of its promises for granted.
+    // Where it breaks them, the symbols remain.
+    let described = catch_unwind(AssertUnwindSafe(|| {
+        described(image, search, &vaddrs, module, &mut frames)
+    }));
+    let why = match described {
+        Ok(Ok(())) => None,
+        Ok(Err(why)) => Some(why),
+        Err(_) => Some("the parser gave up on it".to_owned()),
+    };
+    Looked {
+        frames,
+        problem: why.map(|why| format!("Debug information of {module} is not used: {why}")),
+    }
 }
 
-/// Demangled and without hash, also where blazesym left the name as it is because the debug info
-/// has another language than the name, as with `extern "C"` glue and assembly in Rust units.
-fn function_name(name: &str) -> String {
-    let name = match rustc_demangle::try_demangle(name) {
-        Ok(demangled) => format!("{demangled:#}"),
-        Err(_) => name.to_owned(),
+/// Puts what debug information says in place of the symbols' names.
+fn described(
+    image: &Image,
+    search: &DebugSearch,
+    vaddrs: &[Option<u64>],
+    module: &str,
+    frames: &mut [Outcome],
+) -> Result<(), String> {
+    let described = image.described().map_err(|error| error.to_string())?;
+    let Some(elf) = described else {
+        return Ok(());
     };
-    cut(name)
+    let sections = sections(&elf)?;
+    let split = SplitSections::of(image, search);
+    let split = Split::new(&split);
+    let mut dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
+    dwarf.populate_abbreviations_cache(AbbreviationsCacheStrategy::Duplicates);
+    let description =
+        Description::new(Arc::new(dwarf), split).map_err(|error| error.to_string())?;
+    for (vaddr, frames) in vaddrs.iter().zip(frames) {
+        // An address that it says nothing about, or nothing sensible, keeps its symbol.
+        if let Some(vaddr) = vaddr
+            && let Ok(found) = description.frames(*vaddr, module)
+        {
+            merge(frames, found);
+        }
+    }
+    Ok(())
+}
+
+fn sections<'data>(elf: &Elf<'data>) -> Result<DwarfSections<Cow<'data, [u8]>>, String> {
+    let mut inflated = 0;
+    DwarfSections::load(|id| match id {
+        // Where variables are is nobody's business here, and these are large.
+        SectionId::DebugLoc | SectionId::DebugLocLists | SectionId::DebugTypes => {
+            Ok(Cow::Borrowed(&[][..]))
+        }
+        id => {
+            let section = elf.section(id.name()).map_err(|error| error.to_string())?;
+            if let Cow::Owned(bytes) = &section {
+                inflated += bytes.len();
+            }
+            if inflated > INFLATED_LIMIT {
+                return Err(format!(
+                    "its compressed sections have more than {INFLATED_LIMIT} bytes"
+                ));
+            }
+            Ok(section)
+        }
+    })
+}
+
+/// Frames of debug information, with the symbol's name for a function that it does not name.
+fn merge(frames: &mut Outcome, mut found: Vec<Frame>) {
+    let Some(outermost) = found.last_mut() else {
+        return;
+    };
+    if outermost.function.is_empty() {
+        let Ok([symbol, ..]) = frames.as_deref() else {
+            return;
+        };
+        outermost.function.clone_from(&symbol.function);
+    }
+    *frames = Ok(found);
+}
+
+/// The debug information of one file, made ready to be asked.
+struct Description<'data> {
+    context: Context<Slice<'data>>,
+    split: Split<'data>,
+    generics: Generics<'data>,
+}
+
+impl<'data> Description<'data> {
+    fn new(dwarf: Arc<Dwarf<Slice<'data>>>, split: Split<'data>) -> gimli::Result<Self> {
+        Ok(Description {
+            context: Context::from_arc_dwarf(Arc::clone(&dwarf))?,
+            split,
+            generics: Generics::new(dwarf),
+        })
+    }
+
+    /// Frames at an address, innermost first. The last one has no name where there is only a line.
+    fn frames(&self, vaddr: u64, module: &str) -> gimli::Result<Vec<Frame>> {
+        let mut found = self.look_up(self.context.find_frames(vaddr))?;
+        let unit = self.look_up(self.context.find_dwarf_and_unit(vaddr));
+        let mut frames = Vec::new();
+        let mut outermost = None;
+        while let Some(frame) = found.next()? {
+            if let Some(inner) = outermost.replace(frame)
+                && frames.len() < MAX_INLINED
+            {
+                let frame = self.frame(&inner, unit, module);
+                frames.push(Frame {
+                    inlined: true,
+                    ..frame
+                });
+            }
+        }
+        frames.extend(outermost.map(|outermost| self.frame(&outermost, unit, module)));
+        Ok(frames)
+    }
+
+    /// Finishes a look-up, with the split debug information that it asks for.
+    fn look_up<L>(&self, mut result: LookupResult<L>) -> L::Output
+    where
+        L: addr2line::LookupContinuation<Buf = Slice<'data>>,
+    {
+        loop {
+            match result {
+                LookupResult::Output(output) => return output,
+                LookupResult::Load { load, continuation } => {
+                    let loaded =
+                        self.split
+                            .load(load.dwo_id, load.comp_dir, load.path, &load.parent);
+                    result = continuation.resume(loaded);
+                }
+            }
+        }
+    }
+
+    fn frame(
+        &self,
+        found: &addr2line::Frame<'_, Slice<'data>>,
+        unit: Option<gimli::UnitRef<'_, Slice<'data>>>,
+        module: &str,
+    ) -> Frame {
+        let name = found
+            .function
+            .as_ref()
+            .and_then(|name| name.raw_name().ok());
+        let location = found.location.as_ref();
+        let generics = unit
+            .zip(found.dw_die_offset)
+            .and_then(|(unit, entry)| self.generics.of(unit, entry));
+        Frame {
+            generics: generics.map(|generics| cut(generics.to_owned())),
+            file: location.and_then(|place| Some(cut(place.file?.to_owned()))),
+            line: location.and_then(|place| place.line),
+            ..frame(
+                module,
+                name.map_or_else(String::new, |name| function_name(&name)),
+            )
+        }
+    }
+}
+
+fn frame(module: &str, function: String) -> Frame {
+    Frame {
+        function,
+        generics: None,
+        file: None,
+        line: None,
+        module: module.to_owned(),
+        inlined: false,
+        unresolved: None,
+    }
+}
+
+/// Demangled and without hash.
+fn function_name(name: &str) -> String {
+    cut(crate::target::elf::demangle(name).into_owned())
 }
 
 fn cut(mut s: String) -> String {

@@ -10,6 +10,10 @@ pub struct Frame {
     /// Demangled, without the hash; for an address without a name, the module with the offset in it
     /// (`libfoo.so+0x1234`) .
     pub function: String,
+    /// Its type arguments as debug information has them, whole: `parking_lot::raw_mutex::RawMutex,
+    /// app::Sessions`. With those of the type that it is a method of, in front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generics: Option<String>,
     /// Source file as the debug info has it, with the folders it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -47,6 +51,10 @@ pub enum Unresolved {
 pub struct SymbolTable {
     /// Lookup address to frames.
     pub frames: BTreeMap<u64, Vec<Frame>>,
+    /// Files that looked like debug files of the target's, and debug information, that were not used: one
+    /// sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 impl SymbolTable {

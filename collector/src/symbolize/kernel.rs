@@ -52,6 +52,7 @@ impl KernelSymbols {
         let unresolved = name.is_none().then_some(Unresolved::NoSymbol);
         Frame {
             function: name.unwrap_or_else(|| format!("[kernel]+{addr:#x}")),
+            generics: None,
             file: None,
             line: None,
             module: "[kernel]".into(),
@@ -69,6 +70,7 @@ impl KernelSymbols {
         let addr = self.own_vdso?.checked_add(offset)?;
         Some(Frame {
             function: self.name(&Source::Process(own), addr)?,
+            generics: None,
             file: None,
             line: None,
             module: "[vdso]".into(),

@@ -1,14 +1,16 @@
 //! Addresses in, frames with inlines out.
 //!
-//! The files are opened when the symbolizer is made and read through the descriptors it keeps, so
+//! The files are mapped when the symbolizer is made, so
 //! that names are right also when the binary was replaced on disk, lies in another mount namespace,
 //! or the target is long gone when its addresses are looked up.
 #![forbid(unsafe_code)]
 
 mod file;
 mod frame;
+mod generics;
 mod kernel;
 mod process;
+mod symbols;
 #[cfg(test)]
 mod tests;
 

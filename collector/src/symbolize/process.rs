@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
 };
 
 use super::{
-    Frame, SymbolTable, Unresolved,
-    file::SymbolFile,
+    Frame, SymbolTable, Unresolved, file,
     kernel::{self, KernelSymbols},
 };
+use crate::target::{DebugSearch, Image, debuginfo::open_ours};
 
 /// A range of the target's memory with executable code in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,37 +23,35 @@ pub struct MappedModule {
     pub file_offset: u64,
     /// File name, or what the kernel says in its place (`[vdso]`); empty for anonymous memory.
     pub name: String,
+    /// Its path in the target's mount namespace, which tells where a debug file can be.
+    pub path: PathBuf,
     /// A path that opens this very file whatever its name now stands for, such as `/proc/PID/exe`
     /// or `/proc/PID/map_files/…`; empty for what has no file.
     pub path_to_open: PathBuf,
-    /// GNU build-id, hex.
-    pub build_id: Option<String>,
 }
 
 /// Gives names to the code addresses of one process.
 ///
-/// Not `Send`: it stays with the thread that made it. Debug information that was read stays in
-/// memory until it is dropped.
-pub struct ProcessSymbolizer {
+/// The modules' files and their debug files stay mapped until it is dropped.
+pub struct ProcessSymbolizer<'search> {
     /// By start; disjoint in a process, and if they are not, the later one wins.
     modules: Vec<MappedModule>,
     /// For each module, which of `files` it is.
     file_of: Vec<Option<usize>>,
-    files: Vec<SymbolFile>,
+    /// None for one that could not be opened.
+    files: Vec<Option<Image>>,
     kernel: KernelSymbols,
+    search: &'search DebugSearch,
 }
 
-/// How many addresses go to blazesym at a time: bounds what exists in its form and ours at once.
-const BATCH: usize = 1024;
-
-impl ProcessSymbolizer {
-    /// Opens the modules' files, each once. A file that can't be opened is no error: its addresses
-    /// come out as [`Unresolved::BadFile`].
-    pub fn new(modules: &[MappedModule]) -> ProcessSymbolizer {
+impl<'search> ProcessSymbolizer<'search> {
+    /// Opens the modules' files, each once, and their debug files. A file that can't be opened is no error: its
+    /// addresses come out as [`Unresolved::BadFile`].
+    pub fn new(modules: &[MappedModule], search: &'search DebugSearch) -> Self {
         let mut modules = modules.to_vec();
         modules.sort_by_key(|m| m.start);
 
-        let mut files: Vec<SymbolFile> = Vec::new();
+        let mut files = Vec::new();
         let mut by_identity = HashMap::new();
         let mut file_of = Vec::with_capacity(modules.len());
         for module in &modules {
@@ -60,13 +59,24 @@ impl ProcessSymbolizer {
                 file_of.push(None);
                 continue;
             }
-            let file = SymbolFile::open(&module.path_to_open);
-            let index = match file.identity() {
-                Some(identity) => *by_identity.entry(identity).or_insert(files.len()),
-                None => files.len(),
+            let opened = open_ours(&module.path_to_open)
+                .and_then(|file| Ok(((file.metadata()?.dev(), file.metadata()?.ino()), file)));
+            let index = match &opened {
+                Ok((identity, _)) => *by_identity.entry(*identity).or_insert(files.len()),
+                Err(error) => {
+                    let path = module.path_to_open.display();
+                    tracing::warn!(%path, %error, "can't open: no names from it");
+                    files.len()
+                }
             };
             if index == files.len() {
-                files.push(file);
+                let image = opened.ok().map(|(_, file)| {
+                    Image::new(&file, &module.path, search).inspect_err(|error| {
+                        let path = module.path_to_open.display();
+                        tracing::warn!(%path, %error, "no names from it");
+                    })
+                });
+                files.push(image.and_then(Result::ok));
             }
             file_of.push(Some(index));
         }
@@ -75,6 +85,7 @@ impl ProcessSymbolizer {
             file_of,
             files,
             kernel: KernelSymbols::new(),
+            search,
         }
     }
 
@@ -94,12 +105,22 @@ impl ProcessSymbolizer {
                 frames.insert(addr, vec![frame]);
             }
         }
-        for (index, addresses) in by_module {
-            for batch in addresses.chunks(BATCH) {
-                frames.extend(self.symbolize_batch(index, batch));
+        // A file can be mapped several times, and is read once.
+        let mut by_file: BTreeMap<usize, Vec<(usize, u64)>> = BTreeMap::new();
+        for (module, addresses) in by_module {
+            match self.file_of[module] {
+                Some(file) => {
+                    let in_module = addresses.into_iter().map(|addr| (module, addr));
+                    by_file.entry(file).or_default().extend(in_module);
+                }
+                None => frames.extend(self.without_file(module, &addresses)),
             }
         }
-        SymbolTable { frames }
+        let mut refused = Vec::new();
+        for (file, addresses) in by_file {
+            frames.extend(self.symbolize_file(file, &addresses, &mut refused));
+        }
+        SymbolTable { frames, refused }
     }
 
     /// Index of the module that covers `addr`.
@@ -109,45 +130,73 @@ impl ProcessSymbolizer {
         (addr < self.modules[index].end).then_some(index)
     }
 
-    /// Frames of addresses that are all in one module.
-    fn symbolize_batch(&mut self, index: usize, addresses: &[u64]) -> Vec<(u64, Vec<Frame>)> {
-        let module = &self.modules[index];
-        let offset = |addr: u64| (addr - module.start).wrapping_add(module.file_offset);
-        let unnamed = |addr: u64, why: Unresolved| {
-            let name = match module.name.as_str() {
-                "" => "[anonymous]",
-                name => name,
-            };
-            let function = format!("{name}+{:#x}", offset(addr));
-            vec![nameless(function, module.name.clone(), why)]
+    /// Frames of addresses in a module that has no file.
+    fn without_file(&self, module: usize, addresses: &[u64]) -> Vec<(u64, Vec<Frame>)> {
+        let module = &self.modules[module];
+        let frames = |addr: u64| {
+            let named = (module.name == "[vdso]")
+                .then(|| self.kernel.vdso_frame(addr - module.start))
+                .flatten();
+            named.map_or_else(|| module.unnamed(addr, Unresolved::NoFile), |f| vec![f])
         };
+        addresses.iter().map(|&addr| (addr, frames(addr))).collect()
+    }
 
-        let Some(file) = self.file_of[index] else {
-            return addresses
-                .iter()
-                .map(|&addr| {
-                    let named = (module.name == "[vdso]")
-                        .then(|| self.kernel.vdso_frame(addr - module.start))
-                        .flatten();
-                    let frames =
-                        named.map_or_else(|| unnamed(addr, Unresolved::NoFile), |f| vec![f]);
-                    (addr, frames)
-                })
-                .collect();
+    /// Frames of addresses that are all in one file, each with its module.
+    fn symbolize_file(
+        &mut self,
+        file: usize,
+        addresses: &[(usize, u64)],
+        refused: &mut Vec<String>,
+    ) -> Vec<(u64, Vec<Frame>)> {
+        let outcomes = match &mut self.files[file] {
+            Some(image) => {
+                image.complete(self.search);
+                refused.append(&mut image.refused);
+                let offsets: Vec<u64> = addresses
+                    .iter()
+                    .map(|&(module, addr)| self.modules[module].file_offset(addr))
+                    .collect();
+                let name = addresses.first().map(|&(module, _)| module);
+                let name = name.map_or("", |module| self.modules[module].name.as_str());
+                let file::Looked { frames, problem } =
+                    file::frames(image, self.search, &offsets, name);
+                refused.extend(problem);
+                frames
+            }
+            None => vec![Err(Unresolved::BadFile); addresses.len()],
         };
-        let offsets: Vec<u64> = addresses.iter().map(|&addr| offset(addr)).collect();
-        let found = self.files[file].frames(&offsets, &module.name);
         addresses
             .iter()
-            .zip(found)
-            .map(|(&addr, found)| (addr, found.unwrap_or_else(|why| unnamed(addr, why))))
+            .zip(outcomes)
+            .map(|(&(module, addr), outcome)| {
+                let frames = outcome.unwrap_or_else(|why| self.modules[module].unnamed(addr, why));
+                (addr, frames)
+            })
             .collect()
+    }
+}
+
+impl MappedModule {
+    /// Where in the file an address of this module is.
+    fn file_offset(&self, addr: u64) -> u64 {
+        (addr - self.start).wrapping_add(self.file_offset)
+    }
+
+    fn unnamed(&self, addr: u64, why: Unresolved) -> Vec<Frame> {
+        let name = match self.name.as_str() {
+            "" => "[anonymous]",
+            name => name,
+        };
+        let function = format!("{name}+{:#x}", self.file_offset(addr));
+        vec![nameless(function, self.name.clone(), why)]
     }
 }
 
 fn nameless(function: String, module: String, why: Unresolved) -> Frame {
     Frame {
         function,
+        generics: None,
         file: None,
         line: None,
         module,

@@ -1,8 +1,11 @@
 //! Symbolization of the test program itself: everything about it is known.
 
+mod builds;
+
 use std::{fs, os::fd::AsFd, path::PathBuf};
 
 use super::{Frame, MappedModule, ProcessSymbolizer, Unresolved, frame::SymbolTable};
+use crate::target::DebugSearch;
 
 /// A function with a name, a file and a line of its own.
 #[inline(never)]
@@ -36,8 +39,8 @@ fn own_modules() -> Vec<MappedModule> {
                 end: hex(end),
                 file_offset: hex(file_offset),
                 name: path.rsplit('/').next().unwrap().to_owned(),
+                path: PathBuf::from(path),
                 path_to_open: PathBuf::from(path),
-                build_id: None,
             })
         })
         .collect()
@@ -52,6 +55,10 @@ fn own_code_in(path: PathBuf) -> MappedModule {
         .unwrap();
     module.path_to_open = path;
     module
+}
+
+fn symbolize(modules: &[MappedModule], addresses: impl IntoIterator<Item = u64>) -> SymbolTable {
+    ProcessSymbolizer::new(modules, &DebugSearch::default()).symbolize(addresses)
 }
 
 fn marker_range() -> std::ops::Range<u64> {
@@ -70,7 +77,7 @@ const MARKER: &str = "holdup::symbolize::tests::marker";
 #[test]
 fn names_files_lines_and_inlines() {
     assert_eq!(marker(1), (1u64 ^ 0x5a5a).wrapping_mul(3) + 1);
-    let table = ProcessSymbolizer::new(&own_modules()).symbolize(marker_range());
+    let table = symbolize(&own_modules(), marker_range());
 
     let entry = one(&table, marker_range().start);
     let function = entry.last().unwrap();
@@ -127,7 +134,7 @@ fn names_files_lines_and_inlines() {
 #[test]
 fn shared_library() {
     let addr = libc::getpid as unsafe extern "C" fn() -> i32 as usize as u64;
-    let table = ProcessSymbolizer::new(&own_modules()).symbolize([addr]);
+    let table = symbolize(&own_modules(), [addr]);
     let frame = &one(&table, addr)[0];
     assert!(frame.function.contains("getpid"), "{frame:?}");
     assert!(frame.module.starts_with("libc"), "{frame:?}");
@@ -139,7 +146,8 @@ fn file_gone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("program");
     fs::copy("/proc/self/exe", &path).unwrap();
-    let mut symbolizer = ProcessSymbolizer::new(&[own_code_in(path.clone())]);
+    let search = DebugSearch::default();
+    let mut symbolizer = ProcessSymbolizer::new(&[own_code_in(path.clone())], &search);
     fs::write(folder.path().join("other"), b"something else").unwrap();
     fs::rename(folder.path().join("other"), &path).unwrap();
     let table = symbolizer.symbolize(marker_range());
@@ -163,8 +171,8 @@ fn reasons() {
         end: start + 0x1000,
         file_offset: 0x4000,
         name: name.into(),
+        path: path.clone(),
         path_to_open: path,
-        build_id: None,
     };
     let modules = [
         module(0x10000, "garbage", garbage),
@@ -174,7 +182,7 @@ fn reasons() {
         module(0x50000, "folder", folder.path().into()),
     ];
     let addresses = [0x10010, 0x20020, 0x30030, 0x40040, 0x50050, 0x60060];
-    let table = ProcessSymbolizer::new(&modules).symbolize(addresses);
+    let table = symbolize(&modules, addresses);
     let outcomes: Vec<(&str, Option<Unresolved>)> = table
         .frames
         .values()
@@ -200,7 +208,7 @@ fn vdso() {
     let Some(vdso) = modules.iter().find(|m| m.name == "[vdso]") else {
         panic!("this kernel maps no vDSO");
     };
-    let table = ProcessSymbolizer::new(&modules).symbolize((vdso.start..vdso.end).step_by(16));
+    let table = symbolize(&modules, (vdso.start..vdso.end).step_by(16));
     let named = table
         .frames
         .values()
@@ -218,7 +226,7 @@ fn vdso() {
 #[test]
 fn kernel() {
     let addr = 0xffff_ffff_8100_0000;
-    let table = ProcessSymbolizer::new(&own_modules()).symbolize([addr]);
+    let table = symbolize(&own_modules(), [addr]);
     assert_eq!(one(&table, addr)[0].module, "[kernel]");
 }
 
@@ -247,7 +255,7 @@ fn hostile_debug_info() {
     }
     let path = folder.path().join("hostile");
     fs::write(&path, &bytes).unwrap();
-    let table = ProcessSymbolizer::new(&[own_code_in(path)]).symbolize(marker_range());
+    let table = symbolize(&[own_code_in(path)], marker_range());
     assert_eq!(
         table.frames.len() as u64,
         marker_range().end - marker_range().start

@@ -27,10 +27,11 @@ use gimli::{
     Section as _, Unit, UnitHeader,
 };
 
-use super::elf::Elf;
+use super::debuginfo::DebugSearch;
+use super::elf::{Elf, ElfError};
+use super::image::Image;
 use super::names::PollArguments;
-
-type Slice<'data> = EndianSlice<'data, LittleEndian>;
+use super::split::{Slice, Split, SplitSections, SplitUnit};
 
 /// What every name in question starts with.
 const PREFIX: &[u8] = b"poll<";
@@ -49,6 +50,10 @@ const PLACED_LIMIT: usize = 1 << 20;
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 /// More threads only help bigger files than there are, and the host is in trouble already.
 const THREADS_LIMIT: usize = 4;
+
+/// Said where a skeleton unit has nothing behind it.
+const SPLIT_MISSING: &str = "it is split, and the package (.dwp) or files (.dwo) with the rest of it are \
+                             not beside the binary";
 
 /// One poll instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,16 +88,27 @@ impl Outcome {
     }
 }
 
-/// Every poll instance that debug information describes.
-pub fn poll_instances(described: &Elf<'_>) -> Outcome {
-    let malformed = |_| Outcome {
-        gave_up: Some("its sections are malformed or too large"),
-        ..Outcome::default()
+/// Every poll instance that the debug information of an image describes.
+pub fn poll_instances(image: &Image, search: &DebugSearch) -> Result<Outcome, ElfError> {
+    let Some(described) = image.described()? else {
+        return Ok(Outcome::default());
     };
-    let sections = DwarfSections::load(|id| described.section(id.name()));
-    sections.map_or_else(malformed, |sections: DwarfSections<Cow<'_, [u8]>>| {
-        Search::new(&sections, Instant::now() + TIME_LIMIT).run()
-    })
+    let split = SplitSections::of(image, search);
+    let split = Split::new(&split);
+    Ok(poll_instances_of_file(&described, Some(&split)))
+}
+
+/// Every poll instance that a file describes, and what its skeleton units stand for.
+pub fn poll_instances_of_file(described: &Elf<'_>, split: Option<&Split<'_>>) -> Outcome {
+    let sections: Result<DwarfSections<Cow<'_, [u8]>>, ElfError> =
+        DwarfSections::load(|id| described.section(id.name()));
+    match sections {
+        Ok(sections) => Search::new(&sections, Instant::now() + TIME_LIMIT).run(split),
+        Err(_) => Outcome {
+            gave_up: Some("its sections are malformed or too large"),
+            ..Outcome::default()
+        },
+    }
 }
 
 /// One search through the debug information of a file.
@@ -107,14 +123,23 @@ struct Search<'data> {
 /// A subprogram's name or address, under the offset of the entry that has the other one.
 #[derive(Default)]
 struct Findings {
-    /// Instances: entry in `.debug_info` to the name's arguments.
-    named: HashMap<usize, Named>,
+    /// Instances: entry to the name's arguments.
+    named: HashMap<Entry, Named>,
     /// Concrete subprograms that take their name from another entry: that entry to the address.
-    placed: Vec<(usize, u64)>,
+    placed: Vec<(Entry, u64)>,
     name_bytes: usize,
     units_read: usize,
     units_malformed: usize,
     gave_up: Option<&'static str>,
+}
+
+/// An entry of debug information.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Entry {
+    /// 0 for the file itself, others for units of split debug information.
+    file: usize,
+    /// Offset in its `.debug_info`.
+    offset: usize,
 }
 
 struct Named {
@@ -135,7 +160,7 @@ impl<'data> Search<'data> {
         }
     }
 
-    fn run(&self) -> Outcome {
+    fn run(&self, split: Option<&Split<'data>>) -> Outcome {
         let mut units = Vec::new();
         let mut headers = self.dwarf.units();
         let mut malformed_headers = 0;
@@ -165,6 +190,9 @@ impl<'data> Search<'data> {
                 self.read_units(&units, &mut read, |_| true, &mut found);
             }
         }
+        if let Some(split) = split {
+            self.read_split_units(&units, split, &mut found);
+        }
         let mut instances = BTreeMap::new();
         for (entry, vaddr) in &found.placed {
             if let Some(named) = found.named.get(entry) {
@@ -182,7 +210,7 @@ impl<'data> Search<'data> {
                 .map(|(vaddr, arguments)| Instance { vaddr, arguments })
                 .collect(),
             units_read: found.units_read,
-            units_skipped: units.len() - found.units_read,
+            units_skipped: read.iter().filter(|read| !**read).count(),
             units_malformed: found.units_malformed + malformed_headers,
             gave_up: found.gave_up.or(self.strings.gave_up),
         }
@@ -213,9 +241,16 @@ impl<'data> Search<'data> {
                 if choose(&units[index]) {
                     done.push(index);
                     mine.units_read += 1;
-                    if self.read_unit(units[index], &mut mine).is_err() {
-                        mine.units_malformed += 1;
-                    }
+                    let read = self.dwarf.unit(units[index]).and_then(|unit| {
+                        let place = UnitPlace {
+                            dwarf: &self.dwarf,
+                            unit: &unit,
+                            file: 0,
+                            strings: Some(&self.strings),
+                        };
+                        place.read(&mut mine)
+                    });
+                    mine.units_malformed += usize::from(read.is_err());
                 }
             }
             let mut merged = merged
@@ -260,13 +295,56 @@ impl<'data> Search<'data> {
         self.strings.any_offset_in(bytes)
     }
 
-    /// Adds what one unit has.
-    fn read_unit(
+    /// Reads what skeleton units stand for.
+    fn read_split_units(
         &self,
-        header: UnitHeader<Slice<'data>>,
+        units: &[UnitHeader<Slice<'data>>],
+        split: &Split<'data>,
         found: &mut Findings,
-    ) -> gimli::Result<()> {
-        let unit = self.dwarf.unit(header)?;
+    ) {
+        // The sign of split debug information, which only the entries of each unit would tell otherwise.
+        if self.dwarf.debug_addr.reader().is_empty() {
+            return;
+        }
+        for (index, header) in units.iter().enumerate() {
+            if Instant::now() > self.until {
+                found.gave_up = Some("reading them took too long");
+                break;
+            }
+            let Ok(skeleton) = self.dwarf.unit(*header) else {
+                continue;
+            };
+            match split.behind(&skeleton, &self.dwarf) {
+                None => {}
+                Some(Err(())) => found.gave_up = Some(SPLIT_MISSING),
+                Some(Ok(SplitUnit { dwarf, unit })) => {
+                    let place = UnitPlace {
+                        dwarf: &dwarf,
+                        unit: &unit,
+                        file: 1 + index,
+                        strings: None,
+                    };
+                    found.units_read += 1;
+                    found.units_malformed += usize::from(place.read(found).is_err());
+                }
+            }
+        }
+    }
+}
+
+/// A unit, and where it is.
+struct UnitPlace<'a, 'data> {
+    dwarf: &'a gimli::Dwarf<Slice<'data>>,
+    unit: &'a Unit<Slice<'data>>,
+    file: usize,
+    /// Which strings of the file's are names that are looked for, where that is known.
+    strings: Option<&'a Strings>,
+}
+
+impl<'data> UnitPlace<'_, 'data> {
+    /// Adds what one unit has.
+    fn read(&self, found: &mut Findings) -> gimli::Result<()> {
+        let UnitPlace { dwarf, unit, .. } = *self;
         let mut entries = unit.entries_raw(None)?;
         // How many of NAMESPACES are open around the next entry: the first is at depth 1.
         let mut open: usize = 0;
@@ -283,9 +361,8 @@ impl<'data> Search<'data> {
                     for &spec in abbreviation.attributes() {
                         let attribute = entries.read_attribute(spec)?;
                         is_next |= attribute.name() == gimli::DW_AT_name
-                            && self
-                                .dwarf
-                                .attr_string(&unit, attribute.value())
+                            && dwarf
+                                .attr_string(unit, attribute.value())
                                 .is_ok_and(|name| name.slice() == NAMESPACES[open]);
                     }
                     open += usize::from(is_next);
@@ -297,20 +374,19 @@ impl<'data> Search<'data> {
                         let attribute = entries.read_attribute(spec)?;
                         match attribute.name() {
                             gimli::DW_AT_name if inside => {
-                                subprogram.name = self.name(&unit, attribute.value());
+                                subprogram.name = self.name(attribute.value());
                             }
                             gimli::DW_AT_low_pc => {
-                                subprogram.vaddr =
-                                    self.dwarf.attr_address(&unit, attribute.value())?;
+                                subprogram.vaddr = dwarf.attr_address(unit, attribute.value())?;
                             }
                             gimli::DW_AT_abstract_origin | gimli::DW_AT_specification => {
-                                subprogram.origin = entry_of(&unit, attribute.value());
+                                subprogram.origin = self.entry_of(attribute.value());
                             }
                             _ => {}
                         }
                     }
                     if let Some(entry) = offset.to_debug_info_offset(&unit.header) {
-                        found.add(entry.0, subprogram);
+                        found.add(self.entry(entry.0), subprogram);
                     }
                 }
                 _ => entries.skip_attributes(abbreviation.attributes())?,
@@ -320,25 +396,46 @@ impl<'data> Search<'data> {
     }
 
     /// The name, if it is one that is looked for.
-    fn name(
-        &self,
-        unit: &Unit<Slice<'data>>,
-        value: AttributeValue<Slice<'data>>,
-    ) -> Option<String> {
+    fn name(&self, value: AttributeValue<Slice<'data>>) -> Option<String> {
+        let is_known = |offset: usize| {
+            self.strings
+                .is_none_or(|strings| strings.offsets.contains(&offset))
+        };
         let known = match value {
-            AttributeValue::DebugStrRef(offset) => self.strings.offsets.contains(&offset.0),
+            AttributeValue::DebugStrRef(offset) => is_known(offset.0),
             AttributeValue::DebugStrOffsetsIndex(index) => self
                 .dwarf
-                .string_offset(unit, index)
-                .is_ok_and(|DebugStrOffset(offset)| self.strings.offsets.contains(&offset)),
+                .string_offset(self.unit, index)
+                .is_ok_and(|DebugStrOffset(offset)| is_known(offset)),
             AttributeValue::String(_) => true,
             _ => false,
         };
         if !known {
             return None;
         }
-        let name = self.dwarf.attr_string(unit, value).ok()?;
-        arguments_of(name.slice()).map(str::to_owned)
+        let name = self.dwarf.attr_string(self.unit, value).ok()?;
+        (name.len() <= NAME_LIMIT)
+            .then(|| arguments_of(name.slice()).map(str::to_owned))
+            .flatten()
+    }
+
+    /// The entry that a reference leads to.
+    fn entry_of(&self, value: AttributeValue<Slice<'data>>) -> Option<Entry> {
+        match value {
+            AttributeValue::UnitRef(offset) => {
+                let offset = offset.to_debug_info_offset(&self.unit.header)?;
+                Some(self.entry(offset.0))
+            }
+            AttributeValue::DebugInfoRef(offset) => Some(self.entry(offset.0)),
+            _ => None,
+        }
+    }
+
+    fn entry(&self, offset: usize) -> Entry {
+        Entry {
+            file: self.file,
+            offset,
+        }
     }
 }
 
@@ -349,20 +446,11 @@ struct Subprogram {
     name: Option<String>,
     vaddr: Option<u64>,
     /// The entry that has what is missing here.
-    origin: Option<usize>,
-}
-
-/// The entry in `.debug_info` that a reference leads to.
-fn entry_of(unit: &Unit<Slice<'_>>, value: AttributeValue<Slice<'_>>) -> Option<usize> {
-    match value {
-        AttributeValue::UnitRef(offset) => Some(offset.to_debug_info_offset(&unit.header)?.0),
-        AttributeValue::DebugInfoRef(offset) => Some(offset.0),
-        _ => None,
-    }
+    origin: Option<Entry>,
 }
 
 impl Findings {
-    fn add(&mut self, entry: usize, subprogram: Subprogram) {
+    fn add(&mut self, entry: Entry, subprogram: Subprogram) {
         match subprogram {
             Subprogram {
                 name: Some(arguments),
@@ -404,7 +492,7 @@ impl Findings {
 
     /// Whether every name has an address.
     fn all_placed(&self) -> bool {
-        let placed: HashSet<usize> = self.placed.iter().map(|(entry, _)| *entry).collect();
+        let placed: HashSet<Entry> = self.placed.iter().map(|(entry, _)| *entry).collect();
         self.named
             .iter()
             .all(|(entry, named)| named.vaddr.is_some() || placed.contains(entry))

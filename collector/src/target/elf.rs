@@ -6,11 +6,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
 
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
+use ruzstd::decoding::StreamingDecoder;
 use thiserror::Error;
 
 /// Most bytes of one section that are looked at in search of version strings.
@@ -18,6 +19,9 @@ const VERSION_SCAN_LIMIT: usize = 64 << 20;
 /// Most bytes that one compressed section may inflate to. Real ones stay below: a 1 GB binary has
 /// about 500 MB of `.debug_info`; a hostile one may claim any size.
 const SECTION_LIMIT: u64 = 1 << 30;
+/// A compressed section may not inflate to more than this many times its size. Debug information inflates three to
+/// ten times; a few kilobytes that zstd makes a gigabyte of were made to fill our memory.
+const INFLATION_LIMIT: u64 = 100;
 /// Longer mangled names are left as they are: the longest in a 100 MB Tokio program has 6 KiB.
 const NAME_LIMIT: usize = 64 << 10;
 
@@ -41,6 +45,9 @@ pub enum ElfError {
         /// What it claims.
         size: u64,
     },
+    /// A section is compressed and does not inflate to what it claims.
+    #[error("section {0} is compressed and broken")]
+    BadCompression(String),
 }
 
 /// A `PT_LOAD` segment.
@@ -268,7 +275,10 @@ impl<'data> Elf<'data> {
             return Ok(Cow::Borrowed(&[]));
         };
         let compressed = section.compressed_data().map_err(ElfError::Malformed)?;
-        if compressed.uncompressed_size > SECTION_LIMIT
+        let limit = (compressed.data.len() as u64)
+            .saturating_mul(INFLATION_LIMIT)
+            .min(SECTION_LIMIT);
+        if compressed.uncompressed_size > limit
             && compressed.format != object::CompressionFormat::None
         {
             return Err(ElfError::TooLarge {
@@ -276,7 +286,14 @@ impl<'data> Elf<'data> {
                 size: compressed.uncompressed_size,
             });
         }
-        compressed.decompress().map_err(ElfError::Malformed)
+        match compressed.format {
+            object::CompressionFormat::Zstandard => {
+                inflate_zstd(compressed.data, compressed.uncompressed_size)
+                    .map(Cow::Owned)
+                    .ok_or_else(|| ElfError::BadCompression(name.to_owned()))
+            }
+            _ => compressed.decompress().map_err(ElfError::Malformed),
+        }
     }
 
     /// The compiler's own words from `.comment`, e.g. `rustc version 1.95.0 (59807616e 2026-04-14)`.
@@ -316,24 +333,28 @@ impl<'data> Elf<'data> {
         found
     }
 
-    /// File name of the debug file that `.gnu_debuglink` names. A name only: one with a path in it is
-    /// somebody playing tricks.
-    pub fn debug_link(&self) -> Option<OsString> {
-        let (name, _crc) = self.file.gnu_debuglink().ok().flatten()?;
+    /// File name and CRC-32 of the debug file that `.gnu_debuglink` names. A name only: one with a path in
+    /// it is somebody playing tricks.
+    pub fn debug_link(&self) -> Option<(OsString, u32)> {
+        let (name, crc) = self.file.gnu_debuglink().ok().flatten()?;
         let usable = !name.is_empty() && !name.contains(&b'/') && name != b".." && name != b".";
-        usable.then(|| OsStr::from_bytes(name).to_owned())
+        usable.then(|| (OsStr::from_bytes(name).to_owned(), crc))
     }
+}
 
-    /// Where a distribution or a build server would have put this binary's debug file.
-    pub fn debug_file_candidates(&self) -> Vec<PathBuf> {
-        let Some((first, rest)) = self.build_id().and_then(|id| id.split_at_checked(2)) else {
-            return Vec::new();
-        };
-        ["/usr/lib/debug", "/lib/debug"]
-            .iter()
-            .map(|dir| PathBuf::from(format!("{dir}/.build-id/{first}/{rest}.debug")))
-            .collect()
+/// `object` would inflate all that is in there, and look only then whether it is as much as the header claims.
+fn inflate_zstd(mut data: &[u8], size: u64) -> Option<Vec<u8>> {
+    let mut inflated = Vec::new();
+    inflated
+        .try_reserve_exact(usize::try_from(size).ok()?)
+        .ok()?;
+    while !data.is_empty() {
+        // One more than there may be, so that a frame with the right number of bytes is read to its end.
+        let left = size.checked_sub(inflated.len() as u64)?.saturating_add(1);
+        let mut frame = StreamingDecoder::new(&mut data).ok()?.take(left);
+        frame.read_to_end(&mut inflated).ok()?;
     }
+    (inflated.len() as u64 == size).then_some(inflated)
 }
 
 /// `1.49.0` of `1.49.0/src/…`: a digit first, a slash after, nothing else that a version can't have.
@@ -406,8 +427,32 @@ mod tests {
             let _ = elf.crate_versions(&["tokio"]);
             let _ = elf.bytes_at(u64::MAX, 16);
             let _ = elf.section(".debug_info");
-            let _ = elf.debug_file_candidates();
+            let _ = elf.debug_link();
         }
+    }
+
+    /// What is inflated ends where the header says, also when there is more.
+    #[test]
+    fn compressed_data_that_lies_about_its_size() {
+        // A frame of 128 KiB of zeros: magic, descriptor and window, then one block of one repeated byte, the last.
+        let block = (0x2_0000u32 << 3) | 0b011;
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
+        frame.extend_from_slice(&block.to_le_bytes()[..3]);
+        frame.push(0);
+        let size = 0x2_0000;
+        let inflated = inflate_zstd(&frame, size).expect("it is well formed");
+        assert!(inflated.len() as u64 == size && inflated.iter().all(|byte| *byte == 0));
+        let two = frame.repeat(2);
+        assert_eq!(
+            inflate_zstd(&two, 2 * size).map(|it| it.len()),
+            Some(0x4_0000)
+        );
+        for lie in [0, 1, size - 1, size + 1] {
+            assert_eq!(inflate_zstd(&frame, lie), None);
+            assert_eq!(inflate_zstd(&two, size + lie), None);
+        }
+        assert_eq!(inflate_zstd(&frame[..8], size), None);
+        assert_eq!(inflate_zstd(b"no frame", 8), None);
     }
 
     /// Versions are taken from panic paths only where they look like one.

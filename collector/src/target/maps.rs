@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::debuginfo::open_ours;
 use super::process::{Process, TargetError, path_of, unreadable};
 
 /// Mappings that are kept at most: the kernel's own default limit for a process.
@@ -162,7 +163,7 @@ impl Module {
     /// Opens the file.
     pub fn open(&self) -> io::Result<File> {
         match &self.path_to_open {
-            Ok(path) => File::open(path),
+            Ok(path) => open_ours(path),
             Err(why) => Err(io::Error::other(why.clone())),
         }
     }

@@ -5,22 +5,27 @@
 //! has a bound on what it allocates.
 
 pub mod binary;
+pub mod debuginfo;
 pub mod doctor;
 pub mod dwarf;
 pub mod elf;
 pub mod handoff;
+pub mod image;
 pub mod insn;
 pub mod maps;
 pub mod mmap;
 pub mod names;
 pub mod process;
 pub mod sites;
+pub mod split;
 pub mod vtables;
 
-pub use binary::{Binary, Symbols};
+pub use binary::Binary;
+pub use debuginfo::{DebugSearch, DebugSources, Debuginfod};
 pub use doctor::{Host, KernelVersion};
 pub use elf::{Elf, ElfError};
 pub use handoff::{Handoff, When};
+pub use image::{DebugInfo, Image, Symbols};
 pub use insn::FirstInstruction;
 pub use maps::{FileId, Mapping, Module, Modules};
 pub use mmap::MappedFile;

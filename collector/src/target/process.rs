@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use rustix::process::PidfdFlags;
 use thiserror::Error;
 
+use super::debuginfo::DebugSearch;
 use super::elf::ElfError;
 use super::maps::Modules;
 use super::sites::AttachPlan;
@@ -437,8 +438,8 @@ impl Process {
     }
 
     /// Which probes go where.
-    pub fn plan(&self) -> Result<AttachPlan, TargetError> {
-        AttachPlan::of(self)
+    pub fn plan(&self, search: &DebugSearch) -> Result<AttachPlan, TargetError> {
+        AttachPlan::of(self, search)
     }
 
     /// Bytes of a file in `/proc/PID`, known to be of this process.

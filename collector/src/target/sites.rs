@@ -14,11 +14,13 @@ pub use returns::ReturnPlace;
 pub(super) use wanted::Found;
 use wanted::{Role, UNLOCK_SHARED_SLOW, WANTED, Wanted, find};
 
-use super::binary::{Binary, Symbols};
+use super::binary::Binary;
+use super::debuginfo::{DebugSearch, place_for};
 use super::doctor::{self, Host};
 use super::dwarf;
 use super::elf::{Elf, ElfError};
 use super::handoff::Handoff;
+use super::image::Symbols;
 use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
 use super::names::PollArguments;
@@ -168,15 +170,15 @@ impl Family {
 impl AttachPlan {
     /// For a process: the main program if Tokio or parking_lot is in it, else the first library with
     /// either (a Python or Node extension, say).
-    pub fn of(process: &Process) -> Result<AttachPlan, TargetError> {
-        let mut plan = AttachPlan::of_code(process)?;
+    pub fn of(process: &Process, search: &DebugSearch) -> Result<AttachPlan, TargetError> {
+        let mut plan = AttachPlan::of_code(process, search)?;
         if let Err(why) = doctor::uretprobes_are_safe(Host::look().kernel, process.seccomp()) {
             plan.drop_slow_paths(&why);
         }
         Ok(plan)
     }
 
-    fn of_code(process: &Process) -> Result<AttachPlan, TargetError> {
+    fn of_code(process: &Process, search: &DebugSearch) -> Result<AttachPlan, TargetError> {
         let modules = process.modules()?;
         let (first, others): (Vec<_>, Vec<_>) = modules.iter().partition(|module| module.is_main);
         let mut without_any = None;
@@ -186,31 +188,33 @@ impl AttachPlan {
                 path: module.path.clone(),
                 source,
             };
-            let binary = match Binary::open(process, module) {
+            let binary = match Binary::open(module, search) {
                 Ok(binary) => binary,
                 Err(source) if module.is_main => return Err(fails(source)),
                 Err(_) => continue,
             };
             let found = find(&binary).map_err(fails)?;
             if !found.is_empty() {
-                return AttachPlan::with(binary, &found, modules.clone()).map_err(fails);
+                return AttachPlan::with(binary, &found, modules.clone(), search).map_err(fails);
             }
             without_any.get_or_insert(binary);
         }
         let binary = without_any.ok_or(TargetError::NoProgram(process.pid().0))?;
         let path = binary.module.path.clone();
-        AttachPlan::with(binary, &[], modules).map_err(|source| TargetError::Binary {
+        AttachPlan::with(binary, &[], modules, search).map_err(|source| TargetError::Binary {
             pid: process.pid().0,
             path,
             source,
         })
     }
 
-    fn with(binary: Binary, found: &[Found], modules: Modules) -> Result<AttachPlan, ElfError> {
-        let described = match binary.described()? {
-            Some(described) => dwarf::poll_instances(&described),
-            None => dwarf::Outcome::default(),
-        };
+    fn with(
+        binary: Binary,
+        found: &[Found],
+        modules: Modules,
+        search: &DebugSearch,
+    ) -> Result<AttachPlan, ElfError> {
+        let described = dwarf::poll_instances(&binary, search)?;
         let mut plan = AttachPlan {
             polls: Vec::new(),
             slow_paths: Vec::new(),
@@ -420,6 +424,7 @@ impl AttachPlan {
                 reasons.push(&missing.why);
             }
         }
+        reasons.extend(self.binary.refused.iter().map(String::as_str));
         reasons.join("; ")
     }
 
@@ -442,24 +447,18 @@ impl AttachPlan {
             let versions: Vec<&str> = versions.get(name)?.iter().map(String::as_str).collect();
             Some(format!("{name} {}", versions.join(" and ")))
         };
-        if self.binary.symbols == Symbols::Missing {
+        if self.binary.symbols() == Symbols::Missing {
+            let linked: Vec<String> = ["tokio", "parking_lot"]
+                .into_iter()
+                .filter_map(linked)
+                .collect();
+            let why = self.no_symbols(&linked);
             for family in Family::ALL {
-                if self.found(family) > 0 {
-                    continue;
+                if self.found(family) == 0 {
+                    let what = family.name().to_owned();
+                    let why = why.clone();
+                    self.explain(family, MissingProbe { what, why });
                 }
-                let krate = family.krate();
-                let trace = match linked(krate) {
-                    Some(linked) => format!("{linked} is in the program, but"),
-                    None => format!("there is no trace of {krate} in the program, and"),
-                };
-                let why = format!("{trace} {}", self.no_symbols());
-                self.explain(
-                    family,
-                    MissingProbe {
-                        what: family.name().to_owned(),
-                        why,
-                    },
-                );
             }
             return Ok(());
         }
@@ -496,15 +495,23 @@ impl AttachPlan {
         Ok(())
     }
 
-    /// What to tell about a stripped binary.
-    fn no_symbols(&self) -> String {
-        match (&self.binary.build_id, self.binary.debug_file_place()) {
-            (Some(id), Some(place)) => format!(
-                "it is stripped: put the debug file of build-id {id} at {}, or build it with `strip = false`",
-                place.display()
+    /// What to tell about a stripped binary: one sentence.
+    fn no_symbols(&self, linked: &[String]) -> String {
+        let inside = match linked {
+            [] => "no trace of tokio or parking_lot in it".to_owned(),
+            linked => format!("{} in it", linked.join(", ")),
+        };
+        match self.binary.build_id.as_deref() {
+            Some(id) => format!(
+                "the program is stripped ({inside}): provide its debug file or its unstripped twin, of build-id \
+                 {id}, in a folder that `--debug-dir` names{}",
+                place_for(id)
+                    .map_or_else(String::new, |place| format!(" or as {}", place.display()))
             ),
-            _ => "it is stripped, without a build-id to find a debug file by: build it with `strip = false`"
-                .to_owned(),
+            None => format!(
+                "the program is stripped ({inside}) and has no build-id to know its debug file by: build it with \
+                 `strip = false`, or add a debug link (objcopy --add-gnu-debuglink)"
+            ),
         }
     }
 }

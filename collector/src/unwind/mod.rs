@@ -11,11 +11,13 @@
 //! the kernel side counts when a stack meets it.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod binaries;
 mod layout;
 mod registry;
 mod rule;
 mod table;
 
-pub use registry::{FileTable, Kernel, Tables};
+pub use registry::{FileTable, Kernel, NoKernel, Tables};
 pub use rule::{Architecture, RuleSet};
 pub use table::{Frames, Table, TableError};

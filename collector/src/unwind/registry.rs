@@ -2,6 +2,7 @@
 //! kernel gets the memory back. What all tables together may take is bounded.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use holdup_probe_ebpf::wire::unwind::{CHUNK_ROWS, MAX_CHUNKS, Range, Row, Rule};
@@ -9,7 +10,7 @@ use holdup_probe_ebpf::wire::unwind::{CHUNK_ROWS, MAX_CHUNKS, Range, Row, Rule};
 use super::layout::{self, Chunked, Code, Mapped};
 use super::rule::RuleSet;
 use super::table::{Table, TableError};
-use crate::capture::UnwindTables;
+use crate::capture::{MissingProbe, ProbeFamily, UnwindTables};
 use crate::event::{Nanos, Pid};
 use crate::target::elf::Segment;
 use crate::target::{Elf, FileId, MappedFile, Mapping, Modules, Process};
@@ -28,6 +29,34 @@ pub trait Kernel {
     fn set_ranges(&mut self, pid: Pid, ranges: &[Range]) -> Result<(), Self::Error>;
     /// Forgets a process.
     fn clear_ranges(&mut self, pid: Pid) -> Result<(), Self::Error>;
+}
+
+/// No kernel: for looking at what tables there would be.
+#[derive(Debug)]
+pub struct NoKernel;
+
+impl Kernel for NoKernel {
+    type Error = Infallible;
+
+    fn set_rules(&mut self, _: u32, _: &[Rule]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn set_chunks(&mut self, _: &[(u32, &[Row])]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn clear_chunk(&mut self, _: u32) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn set_ranges(&mut self, _: Pid, _: &[Range]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn clear_ranges(&mut self, _: Pid) -> Result<(), Infallible> {
+        Ok(())
+    }
 }
 
 /// What a table is of.
@@ -300,6 +329,23 @@ impl Tables {
         files
     }
 
+    /// The files with a table, as a family of probes: through a file without one no stack leads.
+    pub fn family(&self) -> ProbeFamily {
+        let files = self.files();
+        let missing = files.iter().filter_map(|file| {
+            Some(MissingProbe {
+                what: file.name.clone(),
+                why: file.rows.as_ref().err()?.to_string(),
+            })
+        });
+        ProbeFamily {
+            name: "unwind_tables".to_owned(),
+            attached: self.summary().files,
+            found: files.len() as u32,
+            missing: missing.collect(),
+        }
+    }
+
     /// All of them together.
     pub fn summary(&self) -> UnwindTables {
         let mut summary = UnwindTables {
@@ -357,4 +403,141 @@ fn vdso(process: &Process, modules: &Modules) -> Option<Vec<u8>> {
         .find(|mapping| mapping.path.as_os_str() == "[vdso]")?;
     let length = (mapping.end - mapping.start).min(MOST_BYTES);
     process.memory(mapping.start, length as usize).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// What the kernel would hold.
+    #[derive(Default)]
+    struct Held {
+        rules: usize,
+        chunks: BTreeSet<u32>,
+        processes: BTreeMap<u32, Vec<Range>>,
+    }
+
+    impl Kernel for Held {
+        type Error = Infallible;
+
+        fn set_rules(&mut self, first: u32, rules: &[Rule]) -> Result<(), Infallible> {
+            assert_eq!(first as usize, self.rules, "each rule once");
+            self.rules += rules.len();
+            Ok(())
+        }
+
+        fn set_chunks(&mut self, chunks: &[(u32, &[Row])]) -> Result<(), Infallible> {
+            for (chunk, rows) in chunks {
+                assert!(self.chunks.insert(*chunk), "chunk {chunk} is in use");
+                assert!(rows.iter().all(|row| (row.rule as usize) < self.rules));
+            }
+            Ok(())
+        }
+
+        fn clear_chunk(&mut self, chunk: u32) -> Result<(), Infallible> {
+            assert!(self.chunks.remove(&chunk), "chunk {chunk} is not in use");
+            Ok(())
+        }
+
+        fn set_ranges(&mut self, pid: Pid, ranges: &[Range]) -> Result<(), Infallible> {
+            self.processes.insert(pid.0, ranges.to_vec());
+            Ok(())
+        }
+
+        fn clear_ranges(&mut self, pid: Pid) -> Result<(), Infallible> {
+            assert!(self.processes.remove(&pid.0).is_some());
+            Ok(())
+        }
+    }
+
+    /// A program that waits, and is ended with its owner.
+    struct Waiting(Child);
+
+    impl Waiting {
+        fn start() -> Waiting {
+            let child = Command::new("sleep")
+                .arg("60")
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("coreutils are installed");
+            Waiting(child)
+        }
+
+        /// Once it is the other program, with its libraries.
+        fn process(&self) -> (Process, Modules) {
+            for _ in 0..1000 {
+                let process = Process::open(Pid(self.0.id())).expect("it waits");
+                if let Ok(modules) = process.modules()
+                    && process.name() == "sleep"
+                    && modules
+                        .iter()
+                        .any(|module| module.name().starts_with("libc"))
+                {
+                    return (process, modules);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            panic!("sleep did not start");
+        }
+    }
+
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            // It may have ended by itself.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Two processes of one program have one table for each file; the tables go with the second of them, and
+    /// their numbers are used again.
+    #[test]
+    fn tables_are_shared_and_freed() {
+        let (one, other) = (Waiting::start(), Waiting::start());
+        let ((one, its_modules), (other, other_modules)) = (one.process(), other.process());
+        let (mut tables, mut held) = (Tables::default(), Held::default());
+        assert_eq!(tables.update(&mut held, &one, &its_modules), Ok(true));
+        let of_one = held.chunks.clone();
+        assert!(of_one.len() >= 3, "sleep, ld.so and libc: {of_one:?}");
+        assert_eq!(
+            tables.update(&mut held, &one, &its_modules),
+            Ok(false),
+            "no news"
+        );
+        assert_eq!(tables.update(&mut held, &other, &other_modules), Ok(true));
+        assert_eq!(held.chunks, of_one);
+        assert_eq!(held.processes.len(), 2);
+        let rows = tables.summary().rows;
+        assert!(rows > 1000, "{rows}");
+
+        assert_eq!(tables.remove(&mut held, one.pid()), Ok(()));
+        assert_eq!(held.chunks, of_one, "the other one still has them");
+        assert_eq!(tables.remove(&mut held, other.pid()), Ok(()));
+        assert_eq!((held.chunks.len(), held.processes.len()), (0, 0));
+        assert_eq!(tables.summary().bytes, 0);
+
+        assert_eq!(tables.update(&mut held, &one, &its_modules), Ok(true));
+        assert_eq!(held.chunks, of_one);
+    }
+
+    /// Beyond the budget a file has no table, which is said, and the ranges say so to the kernel side.
+    #[test]
+    fn the_budget_is_kept() {
+        let waiting = Waiting::start();
+        let (process, modules) = waiting.process();
+        let (mut tables, mut held) = (Tables::new(1), Held::default());
+        assert_eq!(tables.update(&mut held, &process, &modules), Ok(true));
+        assert!(held.chunks.len() <= 1, "{:?}", held.chunks);
+        let family = tables.family();
+        assert!(family.attached < family.found);
+        let libc = family
+            .missing
+            .iter()
+            .find(|missing| missing.what.starts_with("libc"));
+        let why = libc.map_or("", |missing| missing.why.as_str());
+        assert!(why.contains("budget of 65536 bytes"), "{why}");
+    }
 }

@@ -149,10 +149,12 @@ pub(super) fn of_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
             }
         }
     };
-    let stack_relative = |written: &gimli::UnwindExpression<usize>| {
+    // Where an expression says that a register was saved.
+    let saved_at = |written: &gimli::UnwindExpression<usize>| {
         let ops = expression(written)?;
         match parse(&ops)?.as_slice() {
-            [Op::StackPointer(offset)] => Some(*offset),
+            [Op::StackPointer(offset)] => Some((SAVED_AT_STACK_POINTER, *offset)),
+            [Op::FramePointer(offset)] => Some((SAVED_AT_FRAME_POINTER, *offset)),
             _ => None,
         }
     };
@@ -165,12 +167,12 @@ pub(super) fn of_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
             }
             Err(_) => return UNSUPPORTED,
         },
-        Some(RegisterRule::Expression(written)) => match stack_relative(&written) {
-            Some(offset) => {
+        Some(RegisterRule::Expression(written)) => match saved_at(&written) {
+            Some((SAVED_AT_STACK_POINTER, offset)) => {
                 rule.return_address = SAVED_AT_STACK_POINTER;
                 rule.return_address_offset = offset;
             }
-            None => return UNSUPPORTED,
+            _ => return UNSUPPORTED,
         },
         // Still in the link register.
         None | Some(RegisterRule::SameValue) if architecture == Architecture::Aarch64 => {}
@@ -182,9 +184,9 @@ pub(super) fn of_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
             rule.frame_pointer = SAVED_AT_CFA;
             rule.frame_pointer_offset = offset as i32;
         }
-        Some(RegisterRule::Expression(written)) => match stack_relative(&written) {
-            Some(offset) => {
-                rule.frame_pointer = SAVED_AT_STACK_POINTER;
+        Some(RegisterRule::Expression(written)) => match saved_at(&written) {
+            Some((at, offset)) => {
+                rule.frame_pointer = at;
                 rule.frame_pointer_offset = offset;
             }
             None => rule.frame_pointer = SAVED_LOST,
@@ -206,6 +208,8 @@ enum Op {
     FramePointer(i32),
     /// Program counter + bytes.
     ProgramCounter(i32),
+    /// Another register, by DWARF's number.
+    Register(u16),
     Deref,
     Add(i32),
     Literal(u8),
@@ -213,6 +217,7 @@ enum Op {
     AtLeast,
     ShiftLeft,
     Plus,
+    Multiply,
 }
 
 /// DWARF 5, 7.7.1. The registers are x86-64's: nobody's aarch64 compiler writes expressions here.
@@ -225,6 +230,7 @@ fn parse(mut ops: &[u8]) -> Option<Vec<Op>> {
         parsed.push(match op {
             0x06 => Op::Deref,
             0x1a => Op::And,
+            0x1e => Op::Multiply,
             0x22 => Op::Plus,
             0x23 => Op::Add(i32::try_from(leb128::<false>(&mut ops)?).ok()?),
             0x24 => Op::ShiftLeft,
@@ -232,6 +238,10 @@ fn parse(mut ops: &[u8]) -> Option<Vec<Op>> {
             0x30..=0x4f => Op::Literal(op - 0x30),
             0x76 => Op::FramePointer(i32::try_from(leb128::<true>(&mut ops)?).ok()?),
             0x77 => Op::StackPointer(i32::try_from(leb128::<true>(&mut ops)?).ok()?),
+            0x70..=0x7f => {
+                let at = leb128::<true>(&mut ops)?;
+                (at == 0).then_some(Op::Register(u16::from(op - 0x70)))?
+            }
             0x80 => Op::ProgramCounter(i32::try_from(leb128::<true>(&mut ops)?).ok()?),
             _ => return None,
         });
@@ -277,6 +287,22 @@ fn cfa_expression(ops: &[u8]) -> Option<Rule> {
         [FramePointer(offset), Deref] => rule(CFA_AT_FRAME_POINTER, *offset, 0),
         [StackPointer(offset), Deref, Add(more)] => rule(CFA_AT_STACK_POINTER, *offset, *more),
         [FramePointer(offset), Deref, Add(more)] => rule(CFA_AT_FRAME_POINTER, *offset, *more),
+        // OpenSSL's, BoringSSL's and ring's `bn_mul_mont`.
+        [
+            StackPointer(offset),
+            Register(register),
+            Literal(8),
+            Multiply,
+            Plus,
+            Deref,
+            Add(more),
+        ] => Some(Rule {
+            cfa: CFA_AT_STACK_POINTER_INDEXED,
+            cfa_register: Architecture::X86_64.saved_word(gimli::Register(*register))?,
+            cfa_offset: *offset,
+            cfa_second: *more,
+            ..BLANK
+        }),
         // Linkers, for the PLT.
         [
             StackPointer(offset),
@@ -353,6 +379,14 @@ mod tests {
             of(&[0x77, 24, 0x06, 0x23, 8]),
             Some((CFA_AT_STACK_POINTER, 24, 8))
         );
+        // DW_OP_breg7 +8; DW_OP_breg9 +0; lit8; mul; plus; deref; plus_uconst 8
+        let multiplication = [0x77, 8, 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, 8];
+        assert_eq!(
+            of(&multiplication),
+            Some((CFA_AT_STACK_POINTER_INDEXED, 8, 8))
+        );
+        let register = cfa_expression(&multiplication).map(|rule| rule.cfa_register);
+        assert_eq!(register, Some(8), "r9 is word 8 of the saved registers");
         assert_eq!(of(&[0x77]), None, "cut short");
         assert_eq!(of(&[0x77, 8, 0x1c]), None, "not understood");
         assert_eq!(of(&[0x06; 100]), None, "too long");

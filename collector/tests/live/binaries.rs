@@ -12,13 +12,13 @@ use crate::holdup::{self, command, run};
 use crate::workload::{Workload, program};
 use crate::{accounting, exit_code};
 
-fn copy_of_contention(dir: &Path) -> std::path::PathBuf {
+pub fn copy_of_contention(dir: &Path) -> std::path::PathBuf {
     let copy = dir.join("app");
     fs::copy(program("CONTENTION"), &copy).expect("the workload can be copied");
     copy
 }
 
-fn strip(binary: &Path, how: &str) {
+pub fn strip(binary: &Path, how: &str) {
     let status = Command::new("strip")
         .arg(how)
         .arg(binary)
@@ -27,7 +27,7 @@ fn strip(binary: &Path, how: &str) {
     assert!(status.success());
 }
 
-fn start(binary: &Path, args: &[&str]) -> Workload {
+pub fn start(binary: &Path, args: &[&str]) -> Workload {
     let workload = Workload::spawn(Command::new(binary).args(args));
     workload.wait_for("ready");
     workload

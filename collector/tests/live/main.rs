@@ -10,6 +10,7 @@ mod behaviour;
 mod binaries;
 mod captures;
 mod citadel;
+mod debug_files;
 mod exit_code;
 mod findings;
 mod holdup;

@@ -104,6 +104,11 @@ impl Report {
             .collect()
     }
 
+    /// Why the walk of a listed stack did not reach the thread's start; None if it did.
+    pub fn why_cut(&self, stack: &str) -> Option<&str> {
+        self.at("/cut_stacks").get(stack)?.as_str()
+    }
+
     /// The stacks of those who released a lock that others waited for.
     pub fn holder_stacks(&self) -> Vec<String> {
         self.list("/locks")

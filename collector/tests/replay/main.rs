@@ -139,8 +139,8 @@ fn what_a_person_is_told() {
     );
     assert_eq!(
         sentence_of(&report, "lock_wait_on_worker"),
-        "`async block in app::main` blocked its worker for 21.0 ms in one poll: 95 % waiting for the Mutex at \
-         0x7f0000001000 (`lock`), wanted in `app::state::update` at app/src/state.rs:88. It was last \
+        "`async block in app::main` blocked its worker for 21.0 ms in one poll: 95 % waiting for the \
+         Mutex<app::…::Shared> at 0x7f0000001000 (`lock`), wanted in `app::state::update` at app/src/state.rs:88. It was last \
          released by `app::state::rebuild` at app/src/state.rs:120 for 100 % of that wait: hold it for less time there."
     );
     assert_eq!(
@@ -151,8 +151,8 @@ fn what_a_person_is_told() {
     );
     assert_eq!(
         sentence_of(&report, "contended_lock"),
-        "The Mutex locked at app::state::update (app/src/state.rs:88) was waited for 25.0 ms in 11 waits \
-         (longest 20.0 ms) [0x7f0000001000]. It was last released by `app::state::rebuild` at \
+        "The Mutex<app::…::Shared> locked at app::state::update (app/src/state.rs:88) was waited for 25.0 ms in \
+         11 waits (longest 20.0 ms) [0x7f0000001000]. It was last released by `app::state::rebuild` at \
          app/src/state.rs:120 for 80 % of that time: hold it for less time there. For 20 % no release was seen \
          (nobody was parked, or the unlock was not probed)."
     );

@@ -82,6 +82,7 @@ fn stacks() -> BTreeMap<u64, RawStack> {
 fn frame(function: &str, file: &str, line: u32, module: &str) -> Frame {
     Frame {
         function: function.to_owned(),
+        generics: None,
         file: (!file.is_empty()).then(|| file.to_owned()),
         line: (!file.is_empty()).then_some(line),
         module: module.to_owned(),
@@ -101,6 +102,16 @@ fn symbols() -> SymbolTable {
             "<lock_api::mutex::MutexGuard<R,T> as core::ops::drop::Drop>::drop",
             &registry("lock_api-0.4.12/src/mutex.rs"),
             743,
+            "server",
+        )
+    };
+    let inlined_lock = Frame {
+        inlined: true,
+        generics: Some("parking_lot::raw_mutex::RawMutex, app::state::Shared".to_owned()),
+        ..frame(
+            "lock_api::mutex::Mutex<R,T>::lock",
+            &registry("lock_api-0.4.12/src/mutex.rs"),
+            223,
             "server",
         )
     };
@@ -143,7 +154,15 @@ fn symbols() -> SymbolTable {
         ),
         (
             0x2100,
-            code("app::state::update", "/home/u/app/src/state.rs", 88),
+            vec![
+                inlined_lock,
+                frame(
+                    "app::state::update",
+                    "/home/u/app/src/state.rs",
+                    88,
+                    "server",
+                ),
+            ],
         ),
         (
             0x2200,
@@ -227,6 +246,7 @@ fn symbols() -> SymbolTable {
     ];
     SymbolTable {
         frames: BTreeMap::from(frames),
+        refused: Vec::new(),
     }
 }
 

@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         &made
     };
     let Ok(file) = Elf::parse(file) else { return };
-    let found = dwarf::poll_instances(&file);
+    let found = dwarf::poll_instances_of_file(&file, None);
     for instance in &found.instances {
         assert!(found.describes(instance.vaddr));
     }

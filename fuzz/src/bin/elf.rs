@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         elf.is_stripped(),
         elf.has_dwarf(),
     );
-    let _ = (elf.debug_link(), elf.debug_file_candidates());
+    let _ = elf.debug_link();
     let _ = (
         elf.rustc_version(),
         elf.crate_versions(&["tokio", "parking_lot"]),

@@ -31,6 +31,7 @@ fuzz_target!(|name: &str| {
             function: name.to_owned(),
             file: Some(name.to_owned()),
             line: Some(1),
+            generics: Some(name.to_owned()),
             module: "app".to_owned(),
             inlined: false,
             unresolved: None,

@@ -94,8 +94,12 @@ pub const CFA_AT_FRAME_POINTER: u8 = 6;
 /// Stack pointer + `cfa_offset`, and another word where the low four bits of the address are at least
 /// `cfa_second`: the linker's description of a PLT entry, which pushes at that place.
 pub const CFA_PLT: u8 = 7;
-/// Register number `cfa_register` (DWARF's numbering) + `cfa_offset`. Known in an innermost frame alone.
+/// Register + `cfa_offset`. Known in an innermost frame alone.
 pub const CFA_REGISTER: u8 = 8;
+/// The word at stack pointer + `cfa_offset` + 8 times a register, + `cfa_second`: OpenSSL's multiplication of
+/// large numbers keeps the caller's stack pointer behind its variable number of words. Known in an innermost
+/// frame alone.
+pub const CFA_AT_STACK_POINTER_INDEXED: u8 = 9;
 
 /// The caller's is the callee's: it was saved nowhere.
 pub const SAVED_NOWHERE: u8 = 0;
@@ -103,8 +107,10 @@ pub const SAVED_NOWHERE: u8 = 0;
 pub const SAVED_AT_CFA: u8 = 1;
 /// It is the word at stack pointer + offset.
 pub const SAVED_AT_STACK_POINTER: u8 = 2;
+/// It is the word at frame pointer + offset.
+pub const SAVED_AT_FRAME_POINTER: u8 = 3;
 /// It can't be known.
-pub const SAVED_LOST: u8 = 3;
+pub const SAVED_LOST: u8 = 4;
 
 /// How to get from a frame's registers to its caller's. The CFA (canonical frame address, DWARF 5, 6.4) is the
 /// caller's stack pointer.
@@ -113,7 +119,7 @@ pub const SAVED_LOST: u8 = 3;
 pub struct Rule {
     /// A `CFA_` code.
     pub cfa: u8,
-    /// For [`CFA_REGISTER`].
+    /// For the codes with a register: which word of the kernel's record of a thread's registers it is.
     pub cfa_register: u8,
     /// A `SAVED_` code: the caller's frame pointer.
     pub frame_pointer: u8,
@@ -143,9 +149,6 @@ pub const RULE_END: u32 = 1;
 pub const RULE_UNSUPPORTED: u32 = 2;
 /// Most rules, of all binaries together. A power of two: the kernel side masks indices with it.
 pub const MAX_RULES: usize = 16384;
-
-/// Registers of DWARF's numbering that a [`CFA_REGISTER`] rule can name: 17 on x86-64, 32 on aarch64.
-pub const REGISTERS: usize = 32;
 
 // How a walk ended.
 

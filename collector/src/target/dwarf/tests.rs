@@ -1,5 +1,7 @@
 //! Tests of names from debug information.
 
+use std::path::Path;
+
 use super::*;
 use crate::event::SiteClass;
 
@@ -20,9 +22,11 @@ fn run_a_task() {
 #[test]
 fn a_task_of_this_test_binary() {
     run_a_task();
-    let bytes = std::fs::read("/proc/self/exe").expect("the test binary is readable");
-    let elf = Elf::parse(&bytes).expect("the test binary is an ELF file");
-    let outcome = poll_instances(&elf);
+    let file = std::fs::File::open("/proc/self/exe").expect("the test binary is readable");
+    let search = DebugSearch::default();
+    let image = Image::new(&file, Path::new("/test"), &search).expect("it is an ELF file");
+    let elf = image.code().expect("it is an ELF file");
+    let outcome = poll_instances(&image, &search).expect("it is an ELF file");
     assert_eq!((outcome.units_malformed, outcome.gave_up), (0, None));
     let instance = outcome
         .instances
@@ -92,7 +96,7 @@ fn search(info: &[u8], strings: &[u8]) -> Outcome {
         }))
     })
     .expect("sections are there");
-    Search::new(&sections, Instant::now() + TIME_LIMIT).run()
+    Search::new(&sections, Instant::now() + TIME_LIMIT).run(None)
 }
 
 /// Entries of a unit: the namespaces, then in them `inner`.

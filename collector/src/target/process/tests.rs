@@ -8,13 +8,21 @@ struct Running(Child);
 
 impl Running {
     fn start(program: &str, args: &[&str]) -> Running {
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(args)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        Running(child)
+            .stdout(Stdio::null());
+        for _ in 0..100 {
+            match command.spawn() {
+                // A child that another test is starting still has the copied program open for writing.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                child => return Running(child.expect("the program starts")),
+            }
+        }
+        panic!("{program} stays busy");
     }
 
     fn pid(&self) -> Pid {

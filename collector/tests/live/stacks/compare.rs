@@ -66,6 +66,22 @@ fn up_to_thread_start(frames: &[Physical]) -> &[Physical] {
 
 /// Fails, with both side by side, unless the stack is one of those that are known.
 pub fn with_any(stack: &[Physical], known: &[Stack]) -> Result<(), String> {
+    compare(stack, known, |same, stack, known| {
+        same == stack && same == known
+    })
+}
+
+/// The same for a stack whose outermost frames are missing, and known to be missing.
+pub fn as_far_as_it_goes(stack: &[Physical], known: &[Stack]) -> Result<(), String> {
+    compare(stack, known, |same, stack, _| same == stack)
+}
+
+/// `agrees` is asked with the number of frames that are the same, and that both have.
+fn compare(
+    stack: &[Physical],
+    known: &[Stack],
+    agrees: impl Fn(usize, usize, usize) -> bool,
+) -> Result<(), String> {
     let stack = up_to_thread_start(stack);
     let nearest = known
         .iter()
@@ -78,7 +94,7 @@ pub fn with_any(stack: &[Physical], known: &[Stack]) -> Result<(), String> {
     let Some((count, nearest)) = nearest else {
         return Err("no backtrace is known".to_owned());
     };
-    if count == stack.len() && count == nearest.len() {
+    if agrees(count, stack.len(), nearest.len()) {
         return Ok(());
     }
     Err(format!(
@@ -185,5 +201,9 @@ mod tests {
             assert!(said.contains('!'), "{said}");
         }
         assert!(with_any(&[], &[]).is_err());
+        let cut = |functions: &[&str]| as_far_as_it_goes(&stack(functions).frames, &known);
+        assert_eq!(cut(&["a", "inlined b", "inlined c", "d"]), Ok(()));
+        assert_eq!(cut(&[]), Ok(()));
+        assert!(cut(&["a", "d"]).is_err());
     }
 }
