@@ -61,6 +61,8 @@ struct Seen {
     memory: Memory,
     /// CPU time that it took in all, but for what it took after the last look.
     cpu: Duration,
+    /// Time that it was ready to run and had no CPU, likewise.
+    run_queue: Duration,
     looks: u64,
 }
 
@@ -78,23 +80,25 @@ pub fn run(
     };
     let observer = Observer::attach(Kind::HOLDUP, server.pid(), &paths)?;
     let ended = Arc::new(AtomicBool::new(false));
+    let pid = observer.pid().context("holdup has a pid")?;
     let looking = {
-        let (pid, ended) = (
-            observer.pid().context("holdup has a pid")?,
-            Arc::clone(&ended),
-        );
+        let ended = Arc::clone(&ended);
         thread::spawn(move || look(pid, &ended))
     };
     let recorded = interrupted
         .sleep(Duration::from_secs(SECONDS))
-        .and_then(|()| Ok((observer.owned()?.map_bytes()?, observer.cpu()?)))
-        .and_then(|(map_bytes, cpu)| Ok((map_bytes, cpu, observer.detach()?)));
+        .and_then(|()| {
+            let map_bytes = observer.owned()?.map_bytes()?;
+            let (cpu, run_queue) = (observer.cpu()?, run_queue(pid)?);
+            Ok((map_bytes, cpu, run_queue, observer.detach()?))
+        });
     ended.store(true, Ordering::Relaxed);
     let seen = looking.join();
-    let (map_bytes, cpu, observed) = recorded?;
+    let (map_bytes, cpu, waited, observed) = recorded?;
     let Seen {
         memory,
         cpu: cpu_at_end,
+        run_queue: waited_at_end,
         looks,
     } = seen.ok().context("the look at holdup's memory failed")?;
     ensure!(looks > 0, "holdup's memory was never seen");
@@ -128,8 +132,12 @@ pub fn run(
         ),
     );
     println!(
-        "| CPU time that it takes for that | {:.2} s | |",
+        "| of that, it computed (CPU time of the process) | {:.2} s | |",
         cpu_at_end.saturating_sub(cpu).as_secs_f64()
+    );
+    println!(
+        "| of that, it was ready to run and others had the CPUs (its main thread) | {:.2} s | |",
+        waited_at_end.saturating_sub(waited).as_secs_f64()
     );
     println!(
         "| CPU time while recording, attaching included | {:.2} s | |",
@@ -163,9 +171,25 @@ fn look(pid: u32, ended: &AtomicBool) -> Seen {
         if let Ok(cpu) = cpu_time(pid) {
             seen.cpu = cpu;
         }
+        if let Ok(waited) = run_queue(pid) {
+            seen.run_queue = waited;
+        }
         thread::sleep(LOOK_EVERY);
     }
     seen
+}
+
+/// Time that a process's main thread was ready to run and did not.
+fn run_queue(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
+    run_queue_in(&text).with_context(|| format!("{path} is unreadable"))
+}
+
+/// The second of three fields: nanoseconds on a CPU, nanoseconds waiting for one, time slices.
+fn run_queue_in(schedstat: &str) -> Option<Duration> {
+    let ns = schedstat.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(ns))
 }
 
 #[cfg(test)]
@@ -185,6 +209,14 @@ mod tests {
         };
         assert_eq!(memory, expected);
         assert_eq!(Memory::parse(""), None);
+    }
+
+    /// The wait for a CPU is the second field.
+    #[test]
+    fn waiting_is_read_from_schedstat() {
+        let waited = run_queue_in("5000 1500 12\n");
+        assert_eq!(waited, Some(Duration::from_nanos(1500)));
+        assert_eq!(run_queue_in("5000"), None);
     }
 
     /// Both have their own maximum: they need not be seen at the same time.

@@ -57,7 +57,6 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{}", experiment.measure(&mut server)?);
         Ok(())
     };
-    let flavour = Flavour::FramePointers;
-    measure("echo server at full rate", Server::echo(flavour)?)?;
-    measure("Citadel server", Server::citadel(flavour)?)
+    measure("echo server at full rate", Server::echo(Flavour::Release)?)?;
+    measure("Citadel server", Server::citadel(Flavour::FatLto)?)
 }
