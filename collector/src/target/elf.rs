@@ -187,6 +187,25 @@ impl<'data> Elf<'data> {
             })
     }
 
+    /// Global names in the code that nobody declared to be functions: hand-written assembly is often so.
+    pub fn labels(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        self.file
+            .symbols()
+            .filter(|symbol| {
+                symbol.kind() == object::SymbolKind::Unknown
+                    && symbol.is_global()
+                    && !symbol.is_undefined()
+                    && self.is_code(symbol.address())
+            })
+            .filter_map(|symbol| {
+                Some(Symbol {
+                    mangled: symbol.name().ok()?,
+                    vaddr: symbol.address(),
+                    size: symbol.size(),
+                })
+            })
+    }
+
     /// Pointers in the data: where each is, and what it points to, both virtual addresses. From the
     /// relocations that the loader applies, and, as those may be packed (`.relr.dyn`) or not needed (a
     /// program that is not position-independent), from the words of the data itself.
