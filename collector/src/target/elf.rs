@@ -189,13 +189,23 @@ impl<'data> Elf<'data> {
 
     /// Global names in the code that nobody declared to be functions: hand-written assembly is often so.
     pub fn labels(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        // By the section and not by the segment: a debug file has the code's sections without their contents.
+        let is_in_code = |index: object::SectionIndex| {
+            let section = self.file.section_by_index(index);
+            section.is_ok_and(|section| {
+                matches!(
+                    section.flags(),
+                    object::SectionFlags::Elf { sh_flags, .. }
+                        if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0
+                )
+            })
+        };
         self.file
             .symbols()
-            .filter(|symbol| {
+            .filter(move |symbol| {
                 symbol.kind() == object::SymbolKind::Unknown
                     && symbol.is_global()
-                    && !symbol.is_undefined()
-                    && self.is_code(symbol.address())
+                    && symbol.section_index().is_some_and(is_in_code)
             })
             .filter_map(|symbol| {
                 Some(Symbol {
