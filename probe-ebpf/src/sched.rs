@@ -17,7 +17,7 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 use crate::{
     emit::{emit, emit_urgent},
     maps::{THREADS, config},
-    polls, unwind, window,
+    polls, threads, unwind, window,
 };
 
 /// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`
@@ -125,7 +125,10 @@ pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
             size_of::<bpf_pidns_info>() as u32,
         )
     };
-    if error == 0 && ids.tgid == config::target_tgid() {
+    // In a container the target's id is another one there, which the helper does not tell; its threads are known
+    // all the same once they were met.
+    let is_target = error == 0 && ids.tgid == config::target_tgid();
+    if is_target || threads::current().is_some() {
         let change = wire::ProcessExec {
             header: wire::EventHeader {
                 kind: wire::EVENT_PROCESS_EXEC,

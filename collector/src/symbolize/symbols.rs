@@ -19,7 +19,7 @@ struct FunctionSymbol<'data> {
 
 impl<'data> FunctionSymbols<'data> {
     pub(super) fn of(elf: &Elf<'data>) -> FunctionSymbols<'data> {
-        let symbols = elf.symbols().take(SYMBOLS_LIMIT);
+        let symbols = elf.symbols().chain(elf.labels()).take(SYMBOLS_LIMIT);
         let mut symbols: Vec<FunctionSymbol<'data>> = symbols
             .filter(|symbol| !symbol.mangled.is_empty())
             .map(|symbol| FunctionSymbol {
@@ -42,17 +42,14 @@ impl<'data> FunctionSymbols<'data> {
     pub(super) fn name(&self, vaddr: u64) -> Option<&'data str> {
         let after = self.0.partition_point(|symbol| symbol.start <= vaddr);
         let before = &self.0[..after];
-        let nearest = before.last()?;
-        if nearest.size == 0 {
-            return Some(nearest.name);
-        }
-        // A function can have entries of its own inside, with sizes that end before it does.
+        // A function can have entries and labels of its own inside, with sizes that end before it does or none.
         const NESTED: usize = 8;
-        before
+        let covering = before
             .iter()
             .rev()
             .take(NESTED)
-            .find(|symbol| vaddr - symbol.start < symbol.size)
-            .map(|symbol| symbol.name)
+            .find(|symbol| vaddr - symbol.start < symbol.size);
+        let nearest = before.last().filter(|symbol| symbol.size == 0);
+        covering.or(nearest).map(|symbol| symbol.name)
     }
 }

@@ -187,6 +187,35 @@ impl<'data> Elf<'data> {
             })
     }
 
+    /// Global names in the code that nobody declared to be functions: hand-written assembly is often so.
+    pub fn labels(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        // By the section and not by the segment: a debug file has the code's sections without their contents.
+        let is_in_code = |index: object::SectionIndex| {
+            let section = self.file.section_by_index(index);
+            section.is_ok_and(|section| {
+                matches!(
+                    section.flags(),
+                    object::SectionFlags::Elf { sh_flags, .. }
+                        if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0
+                )
+            })
+        };
+        self.file
+            .symbols()
+            .filter(move |symbol| {
+                symbol.kind() == object::SymbolKind::Unknown
+                    && symbol.is_global()
+                    && symbol.section_index().is_some_and(is_in_code)
+            })
+            .filter_map(|symbol| {
+                Some(Symbol {
+                    mangled: symbol.name().ok()?,
+                    vaddr: symbol.address(),
+                    size: symbol.size(),
+                })
+            })
+    }
+
     /// Pointers in the data: where each is, and what it points to, both virtual addresses. From the
     /// relocations that the loader applies, and, as those may be packed (`.relr.dyn`) or not needed (a
     /// program that is not position-independent), from the words of the data itself.

@@ -279,7 +279,7 @@ impl Tables {
         }
         file.took = began.elapsed();
         tracing::debug!(
-            name = %file.name, rows = ?file.rows, bytes = file.source_bytes, took = ?file.took, "unwind table"
+            name = %file.name, rows = ?file.rows, left_out = file.left_out, bytes = file.source_bytes, took = ?file.took, "unwind table"
         );
         Ok(file)
     }

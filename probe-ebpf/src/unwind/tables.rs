@@ -2,7 +2,6 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{bindings::bpf_pidns_info, helpers::generated::bpf_get_ns_current_pid_tgid};
 use holdup_probe_ebpf::wire::unwind::*;
 
 use crate::maps::{CHUNKS, PROCESSES, RULES, config};
@@ -17,25 +16,14 @@ fn first() -> u32 {
     zero as u32
 }
 
-/// The address space of the running process; None if it has no tables.
+/// The address space of the target; None if it has no tables. Only the target's threads have their stacks walked, so
+/// that nobody has to be asked which process is running (whose id is another one in a container).
 #[inline(always)]
 pub fn of_target() -> Option<*const Ranges> {
-    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
-    // SAFETY: `ids` is as large as the helper is told.
-    let error = unsafe {
-        bpf_get_ns_current_pid_tgid(
-            config::pid_ns_dev(),
-            config::pid_ns_ino(),
-            &raw mut ids,
-            size_of::<bpf_pidns_info>() as u32,
-        )
-    };
-    if error != 0 {
-        return None;
-    }
     // SAFETY: user space replaces inner maps as a whole, and the kernel frees a replaced one only when no
     // program can have it any more.
-    unsafe { PROCESSES.get_value_ptr_mut(&ids.tgid, &first()) }.map(<*mut Ranges>::cast_const)
+    unsafe { PROCESSES.get_value_ptr_mut(&config::target_tgid(), &first()) }
+        .map(<*mut Ranges>::cast_const)
 }
 
 /// What a table says about an address.
