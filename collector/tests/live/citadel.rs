@@ -15,7 +15,7 @@ const CITADEL: [&str; 4] = [
     "citadel_proto::",
     "citadel_sdk::",
 ];
-const CRYPTO: [&str; 10] = [
+const CRYPTO: [&str; 13] = [
     "citadel_crypt::",
     "citadel_pqcrypto::",
     "aes::",
@@ -26,6 +26,9 @@ const CRYPTO: [&str; 10] = [
     "argon2",
     "pqcrypto",
     "oqs",
+    "ml_dsa::",
+    "keccak::",
+    "kyber",
 ];
 
 /// Frames of a picture that carry a file and a line, by their titles.
