@@ -3,6 +3,7 @@
 //! Data flows one way: kernel -> wire -> decode -> correlate -> symbolize -> classify -> report ->
 //! render. Each module is one stage.
 
+mod apart;
 pub mod capture;
 pub mod classify;
 pub mod cli;

@@ -138,6 +138,7 @@ struct Recording<'a> {
     search: &'a DebugSearch,
     /// For the kernel side to walk stacks with.
     tables: Tables,
+    sought_in_vain: Option<Instant>,
     execed: bool,
 }
 
@@ -185,6 +186,7 @@ impl<'a> Recording<'a> {
             symbolizer,
             search,
             tables,
+            sought_in_vain: None,
             execed: false,
         };
         recording.meta.attach = Nanos(began.elapsed().as_nanos() as u64);
@@ -264,8 +266,12 @@ impl<'a> Recording<'a> {
         loop {
             tokio::select! {
                 _ = look.tick() => {}
-                // A killed recorder loses a second at most.
-                _ = keep.tick() => self.writer.flush()?,
+                _ = keep.tick() => {
+                    // A killed recorder loses a second at most.
+                    self.writer.flush()?;
+                    // A library that took the place of another one is not missed by any stack.
+                    self.look_at_mappings();
+                }
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
                 () = &mut interrupted => return Ok(EndReason::Interrupted),
@@ -305,23 +311,37 @@ impl<'a> Recording<'a> {
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(None)) => {}
                 Some(Ok(Some(Notice::Exec))) => self.execed = true,
-                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_at_mappings(),
+                Some(Ok(Some(Notice::CodeUnmapped))) => self.look_for_code(),
                 Some(Ok(Some(Notice::ReturnSite(site)))) => self.attach_return_site(&site),
             }
         }
     }
 
-    /// Makes unwind tables for what was loaded since the last look. A failure costs the stacks that lead there,
-    /// which are counted, and not the recording.
-    fn look_at_mappings(&mut self) {
+    /// A stack led to code that is not known. Unless it was just looked for in vain: a stack can lead anywhere.
+    fn look_for_code(&mut self) {
+        const AGAIN_AFTER: Duration = Duration::from_millis(200);
+        let is_hopeless = self
+            .sought_in_vain
+            .is_some_and(|sought| sought.elapsed() < AGAIN_AFTER);
+        if !is_hopeless {
+            let found = self.look_at_mappings();
+            self.sought_in_vain = (!found).then(Instant::now);
+        }
+    }
+
+    /// Makes unwind tables for what was loaded since the last look, and returns whether that was anything. A failure
+    /// costs the stacks that lead there, which are counted, and not the recording.
+    fn look_at_mappings(&mut self) -> bool {
         // A target that is gone has no more stacks to walk.
         let Ok(modules) = self.process.modules() else {
-            return;
+            return false;
         };
-        let updated = self.tables.update(&mut self.probes, self.process, &modules);
-        if let Err(error) = updated {
+        let probes = &mut self.probes;
+        let updated = self.tables.update(probes, self.process, &modules);
+        updated.unwrap_or_else(|error| {
             tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
-        }
+            false
+        })
     }
 
     /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.

@@ -85,6 +85,9 @@ fn take(scratch: *mut Scratch, kind: u32) -> u64 {
         frames: 0,
         outcome: u64::from(OUTCOME_TOO_DEEP),
     };
+    if no_cfi::is_trap_pending(walk.pc, walk.stack_pointer) {
+        walk.pc -= 1;
+    }
     match tables::of_target() {
         Some(ranges) => {
             let mut context = Context { ranges, scratch };
@@ -162,6 +165,11 @@ fn push(scratch: *mut Scratch, walk: &mut Walk) {
     walk.frames += 1;
 }
 
+/// Nothing is mapped in the first page ...
+const LOWEST_CODE: u64 = 1 << 12;
+/// ... nor, for a process, from here on, whatever page tables an architecture has.
+const HIGHEST_CODE: u64 = 1 << 56;
+
 const GO_ON: i64 = 0;
 const STOP: i64 = 1;
 
@@ -236,8 +244,8 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
                     }
                 }
                 _ => {
-                    // A link register is known in the innermost frame alone, and behind a signal's.
-                    if !config::is_aarch64() || walk.is_exact == 0 {
+                    // A link register is known in the innermost frame alone.
+                    if !config::is_aarch64() || walk.frames != 1 {
                         return stop(walk, OUTCOME_BAD_ROW);
                     }
                     return_address = walk.link_register;
@@ -261,8 +269,10 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
     let entry_stack_pointer = cfa.wrapping_sub(registers::return_pops());
     return_address = walk.instances.original(entry_stack_pointer, return_address);
     return_address = registers::plain_code_address(return_address);
-    if return_address == 0 {
-        return stop(walk, OUTCOME_COMPLETE);
+    // Where a thread starts, its unwind information says so; a zero is no such word, and what can't be an address
+    // is no frame.
+    if !(LOWEST_CODE..HIGHEST_CODE).contains(&return_address) {
+        return stop(walk, OUTCOME_BAD_ROW);
     }
     // A caller's frame is higher on the stack; the same only where nothing was pushed, which a call does on
     // x86-64. A signal may have been handled on a stack of its own.

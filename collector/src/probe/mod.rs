@@ -1,7 +1,7 @@
 //! Programs into the kernel, probes onto the target, bytes out. What enters: a configuration and file
 //! offsets. What leaves: the ring buffer's records and the maps' contents, both as [`wire`] types.
 //!
-//! The only module that names aya, and with `target::mmap` the only one with unsafe code.
+//! The only module that names aya, and with `target::mmap` and `apart` the only one with unsafe code.
 //!
 //! Everything attached is held by file descriptors of this process and nothing is pinned, so that the
 //! kernel removes all of it when holdup ends, however it ends.

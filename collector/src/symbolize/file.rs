@@ -5,13 +5,14 @@
 //! take a hundred megabytes.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use addr2line::{Context, LookupResult};
 use gimli::{
     AbbreviationsCacheStrategy, Dwarf, DwarfSections, EndianSlice, LittleEndian, SectionId,
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::generics::Generics;
 use super::symbols::FunctionSymbols;
@@ -34,45 +35,40 @@ const INFLATED_LIMIT: usize = 256 << 20;
 pub(super) type Outcome = Result<Vec<Frame>, Unresolved>;
 
 /// What one file came to.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Looked {
     /// Frames for each offset, innermost first, in their order.
     pub(super) frames: Vec<Outcome>,
-    /// Why there is debug information and it was not used: one sentence.
+    /// Why there is debug information and it was not used: half a sentence.
     pub(super) problem: Option<String>,
 }
 
 /// Looks `offsets` in the running file up.
 pub(super) fn frames(image: &Image, search: &DebugSearch, offsets: &[u64], module: &str) -> Looked {
-    let Ok((code, named)) = image.code().and_then(|code| Ok((code, image.named()?))) else {
+    let mut frames = symbols(image, offsets, module);
+    let Ok(code) = image.code() else {
         return Looked {
-            frames: vec![Err(Unresolved::BadFile); offsets.len()],
+            frames,
             problem: None,
         };
     };
     let vaddrs: Vec<Option<u64>> = offsets.iter().map(|&at| code.vaddr(at)).collect();
-    let symbols = FunctionSymbols::of(&named);
-    let mut frames: Vec<Outcome> = vaddrs
-        .iter()
-        .map(|vaddr| {
-            let name = vaddr.and_then(|vaddr| symbols.name(vaddr));
-            let name = name.ok_or(Unresolved::NoSymbol)?;
-            Ok(vec![frame(module, function_name(name))])
-        })
-        .collect();
-    // The debug information is the target's, and whoever parses it may take some of its promises for granted.
-    // Where it breaks them, the symbols remain.
-    let described = catch_unwind(AssertUnwindSafe(|| {
-        described(image, search, &vaddrs, module, &mut frames)
-    }));
-    let why = match described {
-        Ok(Ok(())) => None,
-        Ok(Err(why)) => Some(why),
-        Err(_) => Some("the parser gave up on it".to_owned()),
+    let problem = described(image, search, &vaddrs, module, &mut frames).err();
+    Looked { frames, problem }
+}
+
+/// The same by the symbol table alone.
+pub(super) fn symbols(image: &Image, offsets: &[u64], module: &str) -> Vec<Outcome> {
+    let Ok((code, named)) = image.code().and_then(|code| Ok((code, image.named()?))) else {
+        return vec![Err(Unresolved::BadFile); offsets.len()];
     };
-    Looked {
-        frames,
-        problem: why.map(|why| format!("Debug information of {module} is not used: {why}")),
-    }
+    let symbols = FunctionSymbols::of(&named);
+    let name = |offset: &u64| symbols.name(code.vaddr(*offset)?);
+    let outcome = |offset: &u64| {
+        let name = name(offset).ok_or(Unresolved::NoSymbol)?;
+        Ok(vec![frame(module, function_name(name))])
+    };
+    offsets.iter().map(outcome).collect()
 }
 
 /// Puts what debug information says in place of the symbols' names.

@@ -10,6 +10,7 @@ use super::{
     Frame, SymbolTable, Unresolved, file,
     kernel::{self, KernelSymbols},
 };
+use crate::apart;
 use crate::target::{DebugSearch, Image, debuginfo::open_ours};
 
 /// A range of the target's memory with executable code in it.
@@ -159,8 +160,7 @@ impl<'search> ProcessSymbolizer<'search> {
                     .collect();
                 let name = addresses.first().map(|&(module, _)| module);
                 let name = name.map_or("", |module| self.modules[module].name.as_str());
-                let file::Looked { frames, problem } =
-                    file::frames(image, self.search, &offsets, name);
+                let (frames, problem) = looked_up(image, self.search, &offsets, name);
                 refused.extend(problem);
                 frames
             }
@@ -174,6 +174,27 @@ impl<'search> ProcessSymbolizer<'search> {
                 (addr, frames)
             })
             .collect()
+    }
+}
+
+/// Frames for each offset, and why there is debug information that was not used, if so.
+///
+/// In a process apart, because the files may be made to break their parser; if they do, once more without debug
+/// information.
+fn looked_up(
+    image: &Image,
+    search: &DebugSearch,
+    offsets: &[u64],
+    module: &str,
+) -> (Vec<file::Outcome>, Option<String>) {
+    let not_used = |why| format!("Debug information of {module} is not used: {why}");
+    match apart::run(|| file::frames(image, search, offsets, module)) {
+        Ok(file::Looked { frames, problem }) => (frames, problem.map(not_used)),
+        Err(why) => {
+            let symbols = apart::run(|| file::symbols(image, offsets, module));
+            let nothing = |_| vec![Err(Unresolved::BadFile); offsets.len()];
+            (symbols.unwrap_or_else(nothing), Some(not_used(why)))
+        }
     }
 }
 

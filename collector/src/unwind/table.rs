@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 
 use gimli::{
     BaseAddresses, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice,
@@ -15,6 +16,9 @@ use crate::target::Elf;
 
 /// Rows of one table at most: forty times what a binary of 100 MB has, and all that the kernel's maps hold.
 const MOST_ROWS: usize = 8 << 20;
+
+/// Time that one table may take: forty times what a binary of 100 MB does. A file can be made to take hours.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// Functions are aligned to 16 bytes: what lies between two of them is padding if it is shorter.
 const ALIGNMENT: u64 = 16;
@@ -187,13 +191,19 @@ impl Table {
         // A section has few of them, and most functions the same.
         let mut common: HashMap<usize, CommonInformationEntry<_>> = HashMap::new();
         let mut entries = section.entries(bases);
+        let began = Instant::now();
+        let mut is_whole = true;
         loop {
+            if began.elapsed() > TIME_LIMIT {
+                is_whole = false;
+                break;
+            }
             let partial = match entries.next() {
                 Ok(Some(CieOrFde::Fde(partial))) => partial,
                 Ok(Some(CieOrFde::Cie(_))) => continue,
                 Ok(None) => break,
                 Err(_) => {
-                    self.left_out += 1;
+                    is_whole = false;
                     break;
                 }
             };
@@ -213,7 +223,7 @@ impl Table {
             let (start, length) = (entry.initial_address(), entry.len());
             let end = start.saturating_add(length);
             // Code that the linker dropped keeps its description, at address 0.
-            if length == 0 || start < self.base {
+            if length == 0 || start == 0 || start < self.base {
                 continue;
             }
             if u32::try_from(end - self.base).is_err() || rows.len() >= MOST_ROWS {
@@ -252,12 +262,19 @@ impl Table {
             });
         }
         functions.sort_by_key(|function| function.start);
-        self.join(&functions, &rows);
+        self.left_out += u64::from(!is_whole);
+        // What a section does not tell to its end is not code without unwind information.
+        let between = if is_whole {
+            RULE_NONE
+        } else {
+            RULE_UNSUPPORTED
+        };
+        self.join(&functions, &rows, between);
     }
 
-    /// Puts the functions one behind the other. Where they overlap, which they do in a lying file alone, the
+    /// Puts the functions one behind the other, with the rule `between` them. Where they overlap, which they do in a lying file alone, the
     /// later one goes on where the earlier one ends.
-    fn join(&mut self, functions: &[Function], rows: &[(u64, u32)]) {
+    fn join(&mut self, functions: &[Function], rows: &[(u64, u32)], between: u32) {
         self.rows.reserve_exact(rows.len() + functions.len() / 8);
         let mut covered = self.base;
         for function in functions {
@@ -265,7 +282,7 @@ impl Table {
                 continue;
             }
             if function.start >= covered + ALIGNMENT && covered > self.base {
-                self.push(covered, RULE_NONE);
+                self.push(covered, between);
             }
             for (at, rule) in &rows[function.first..function.first + function.count] {
                 self.push((*at).max(covered), *rule);
@@ -273,7 +290,7 @@ impl Table {
             covered = function.end;
         }
         if covered > self.base {
-            self.push(covered, RULE_NONE);
+            self.push(covered, between);
         }
         self.rows.shrink_to_fit();
     }
@@ -341,7 +358,7 @@ mod tests {
             base: 0x1000,
             ..Table::default()
         };
-        table.join(&functions, &rows);
+        table.join(&functions, &rows, RULE_NONE);
         table.rows
     }
 

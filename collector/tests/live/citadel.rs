@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::holdup::{self, record};
 use crate::kernel::Loaded;
+use crate::stacks::incomplete;
 use crate::workload::{Workload, program};
 
 /// The crates whose work is to be recognized, as they appear in a function's name.
@@ -82,6 +83,7 @@ fn blocking_work_of_a_server_under_load() {
         ["attached", "detached"].map(|what| holdup::said_duration(&recorded.run, what));
     println!("attached in {attached:?}, detached in {detached:?}");
     assert!(!report.long_polls().is_empty());
+    assert_eq!(incomplete(report), Vec::<String>::new());
 
     let svg = recorded.svg("blocking.svg");
     let frames = frames_with_a_line(&svg);

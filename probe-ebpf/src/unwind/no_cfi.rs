@@ -37,35 +37,62 @@ pub fn find_caller(scratch: *mut Scratch, walk: &Walk, start: u64) -> Option<Cal
         scratch,
         start,
         pc: walk.pc,
+        target: 0,
         found: 0,
         n: 0,
     };
-    if search.from(stack_pointer) {
-        // What it pushed may have been the frame pointer, and then that points there.
-        let into = frame_pointer.wrapping_sub(stack_pointer);
-        let mut restored = frame_pointer;
-        if into < search.n * 8 && !read_word(frame_pointer, &mut restored) {
-            return None;
-        }
-        return Some(Caller {
-            return_address: search.found,
-            frame_pointer: restored,
-            cfa: stack_pointer.wrapping_add((search.n + 1) * 8),
-        });
-    }
+    search.from(stack_pointer);
+    let above_stack_pointer = search.best();
     let has_frame = frame_pointer.wrapping_sub(stack_pointer) < FRAME_LIMIT;
-    if has_frame && search.from(frame_pointer) {
+    if has_frame {
+        search.from(frame_pointer);
+    }
+    let above_frame_pointer = search.best();
+
+    // The routine that is running began at the nearest of the calls' targets; the others are of calls that are over,
+    // or of routines around it. Of two calls to the same place the one above the frame pointer: there is nothing
+    // left over from earlier.
+    if has_frame
+        && above_frame_pointer.target != 0
+        && above_frame_pointer.target >= above_stack_pointer.target
+    {
         let mut restored = 0;
         if !read_word(frame_pointer, &mut restored) {
             return None;
         }
         return Some(Caller {
-            return_address: search.found,
+            return_address: above_frame_pointer.return_address,
             frame_pointer: restored,
-            cfa: frame_pointer.wrapping_add((search.n + 1) * 8),
+            cfa: frame_pointer.wrapping_add((above_frame_pointer.n + 1) * 8),
+        });
+    }
+    if above_stack_pointer.target != 0 {
+        // What it pushed may have been the frame pointer, and then that points there.
+        let into = frame_pointer.wrapping_sub(stack_pointer);
+        let mut restored = frame_pointer;
+        if into < above_stack_pointer.n * 8 && !read_word(frame_pointer, &mut restored) {
+            return None;
+        }
+        return Some(Caller {
+            return_address: above_stack_pointer.return_address,
+            frame_pointer: restored,
+            cfa: stack_pointer.wrapping_add((above_stack_pointer.n + 1) * 8),
         });
     }
     plainest(walk, has_frame)
+}
+
+/// Whether a thread stands behind a probe's breakpoint that the kernel has not handled yet, on a function's first
+/// instruction: the address is one too high, and nothing was pushed yet. (Behind an instruction that the kernel
+/// has emulated the word at the stack pointer is what was pushed, and no return address.)
+#[inline(always)]
+pub fn is_trap_pending(pc: u64, stack_pointer: u64) -> bool {
+    const BREAKPOINT: u64 = 0xcc;
+    let mut return_address = 0;
+    !config::is_aarch64()
+        && code_before(pc) >> 56 == BREAKPOINT
+        && read_word(stack_pointer, &mut return_address)
+        && is_behind_call(return_address)
 }
 
 /// A return address right at the stack pointer, or right behind the saved frame pointer.
@@ -123,16 +150,34 @@ struct Search {
     start: u64,
     /// ... before this address.
     pc: u64,
-    /// The return address, else 0.
+    /// The target of the call that leads nearest to it, 0 for none.
+    target: u64,
+    /// Where that returns to.
     found: u64,
-    /// Which of the words it is.
+    /// Which of the words that is.
+    n: u64,
+}
+
+/// What a search found.
+struct Best {
+    target: u64,
+    return_address: u64,
     n: u64,
 }
 
 impl Search {
     #[inline(always)]
-    fn from(&mut self, addr: u64) -> bool {
-        self.found = 0;
+    fn best(&self) -> Best {
+        Best {
+            target: self.target,
+            return_address: self.found,
+            n: self.n,
+        }
+    }
+
+    #[inline(always)]
+    fn from(&mut self, addr: u64) {
+        self.target = 0;
         // SAFETY: room for WORDS words that this program has claimed; the helper checks the user address.
         let error = unsafe {
             bpf_probe_read_user(
@@ -142,7 +187,7 @@ impl Search {
             )
         };
         if error != 0 {
-            return false;
+            return;
         }
         // SAFETY: `is_return_address` takes a `Search`, and this one lives until the helper returns.
         unsafe {
@@ -153,7 +198,6 @@ impl Search {
                 0,
             );
         }
-        self.found != 0
     }
 }
 
@@ -172,12 +216,13 @@ unsafe extern "C" fn is_return_address(n: u32, search: *mut Search) -> i64 {
             .add(at)
             .read()
     };
-    if !is_call_into(word, search.start, search.pc) {
-        return 0;
+    let target = call_into(word, search.start, search.pc);
+    if target > search.target {
+        search.target = target;
+        search.found = word;
+        search.n = u64::from(n);
     }
-    search.found = word;
-    search.n = u64::from(n);
-    1
+    0
 }
 
 /// How far a call with a 32-bit distance reaches: further away nothing calls this code so.
@@ -194,11 +239,11 @@ fn code_before(addr: u64) -> u64 {
     }
 }
 
-/// Whether the instruction in front of `addr` calls an address from `start` to `pc`.
+/// Where the instruction in front of `addr` calls to, if that is an address from `start` to `pc`; else 0.
 #[inline(always)]
-fn is_call_into(addr: u64, start: u64, pc: u64) -> bool {
+fn call_into(addr: u64, start: u64, pc: u64) -> u64 {
     if addr.wrapping_sub(pc).wrapping_add(CALL_REACH) >= 2 * CALL_REACH {
-        return false;
+        return 0;
     }
     let bytes = code_before(addr);
     let distance = (bytes >> 32) as u32 as i32;
@@ -210,10 +255,14 @@ fn is_call_into(addr: u64, start: u64, pc: u64) -> bool {
     if !is_direct {
         let slot = target;
         if !is_through_table || !read_word(slot, &mut target) {
-            return false;
+            return 0;
         }
     }
-    start <= target && target <= pc
+    if start <= target && target <= pc {
+        target
+    } else {
+        0
+    }
 }
 
 /// Whether the instruction in front of `addr` is a call of any kind that leads away by a 32-bit distance or

@@ -82,6 +82,17 @@ impl Instances {
     #[inline(always)]
     pub fn on_trampoline(&mut self, pc: u64, stack_pointer: u64) -> Option<Left> {
         const PUSHED: u64 = 3 * 8;
+        const LENGTH: u64 = 0x11;
+        // Its first seven instruction bytes, as above; older kernels have a breakpoint in their place.
+        const BEGINS: u64 = 0x00c0_c748_5341_5150;
+        const BREAKPOINT: u64 = 0xcc;
+        let mut page = 0;
+        let is_trampoline = pc & 0xfff < LENGTH
+            && read_word(pc & !0xfff, &mut page)
+            && (page & (u64::MAX >> 8) == BEGINS || page & 0xff == BREAKPOINT);
+        if !is_trampoline {
+            return None;
+        }
         let pops = registers::return_pops();
         let above = self.stack.wrapping_add(pops).wrapping_sub(stack_pointer);
         if self.next != 0 && above <= PUSHED {
@@ -92,7 +103,6 @@ impl Instances {
             });
         }
         let original = match pc & 0xfff {
-            _ if config::is_aarch64() => return None,
             0xd => stack_pointer.wrapping_add(16),
             0xf => stack_pointer.wrapping_add(8),
             0x10 => stack_pointer,

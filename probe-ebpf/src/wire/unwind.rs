@@ -160,7 +160,7 @@ pub const OUTCOME_UNMAPPED: u32 = 1;
 pub const OUTCOME_NO_TABLE: u32 = 2;
 /// An address has no unwind information, and its caller could not be found without.
 pub const OUTCOME_NO_CFI: u32 = 3;
-/// A table's row is of a kind that is not supported, or leads down the stack.
+/// A table's row is of a kind that is not supported, or leads down the stack or to no address.
 pub const OUTCOME_BAD_ROW: u32 = 4;
 /// The stack could not be read.
 pub const OUTCOME_READ_FAULT: u32 = 5;

@@ -69,6 +69,19 @@ fn readable(place: &OwnedFd) -> io::Result<File> {
             "not a regular file",
         ));
     }
+    // What the kernel shows as files may be a device's memory.
+    let shown_by_the_kernel = [
+        0x6265_6572, // sysfs; all of linux/magic.h
+        0x9fa0,      // proc
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+    ];
+    if shown_by_the_kernel.contains(&rustix::fs::fstatfs(place)?.f_type) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a file of the kernel's own",
+        ));
+    }
     // The very file that was looked at, whatever its name stands for by now.
     File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }

@@ -101,6 +101,7 @@ fn agree_with_the_truth(contention: &Path) {
         wrong.push("== return-probe: nobody passed through it".to_owned());
     }
     wrong.extend(incomplete(&recorded.report));
+    wrong.extend(begin_elsewhere(&recorded.report));
     assert!(
         wrong.is_empty(),
         "{}:\n{}",
@@ -225,8 +226,24 @@ fn ids_of(report: &Report, kind: Kind) -> Vec<String> {
         .collect()
 }
 
+/// Where a thread begins.
+const THREAD_STARTS: [&str; 4] = ["clone3", "__clone3", "clone", "_start"];
+
+/// Says which stacks that count as complete do not begin where a thread does.
+fn begin_elsewhere(report: &Report) -> Vec<String> {
+    let stacks = report.stacks().into_iter();
+    stacks
+        .filter(|(id, _)| report.why_cut(id).is_none())
+        .filter_map(|(id, frames)| {
+            let outermost = frames.last()?["function"].as_str()?;
+            (!THREAD_STARTS.contains(&outermost))
+                .then(|| format!("== stack {id} is called complete and begins in {outermost}"))
+        })
+        .collect()
+}
+
 /// Says of which kind of stacks fewer than 99.5 % reached their thread's start.
-fn incomplete(report: &Report) -> Vec<String> {
+pub fn incomplete(report: &Report) -> Vec<String> {
     ["uprobe", "sample", "off_cpu"]
         .iter()
         .filter_map(|kind| {
