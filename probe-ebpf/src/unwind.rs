@@ -85,11 +85,12 @@ fn take(scratch: *mut Scratch, kind: u32) -> u64 {
         frames: 0,
         outcome: u64::from(OUTCOME_TOO_DEEP),
     };
-    if no_cfi::is_trap_pending(walk.pc, walk.stack_pointer) {
-        walk.pc -= 1;
-    }
     match tables::of_target() {
         Some(ranges) => {
+            // A uprobe's program runs when the address was set right.
+            if kind != KIND_UPROBE && is_before_first_instruction(ranges, walk) {
+                walk.pc -= 1;
+            }
             let mut context = Context { ranges, scratch };
             // SAFETY: `step` takes a `Context`, and this one lives until the helper returns.
             unsafe {
@@ -119,6 +120,15 @@ fn take(scratch: *mut Scratch, kind: u32) -> u64 {
             intern::hash(walk.hash, walk.outcome),
         )
     }
+}
+
+/// Whether a thread stands behind a probe's breakpoint on a function's first instruction, which the kernel has not
+/// handled yet. Padding in front of a function has the same byte, but no row of a table begins at its last one.
+#[inline(always)]
+fn is_before_first_instruction(ranges: *const Ranges, walk: &Walk) -> bool {
+    let before = walk.pc.wrapping_sub(1);
+    no_cfi::is_trap_pending(walk.pc, walk.stack_pointer)
+        && tables::find(ranges, before).is_ok_and(|found| found.start == before)
 }
 
 /// Counts by outcome. The bound is for the verifier.
