@@ -2,7 +2,8 @@
 //!
 //! The files are mapped when the symbolizer is made, so
 //! that names are right also when the binary was replaced on disk, lies in another mount namespace,
-//! or the target is long gone when its addresses are looked up.
+//! or the target is long gone when its addresses are looked up. They are parsed in a child process, because
+//! they may have been made to break their parser.
 #![forbid(unsafe_code)]
 
 mod file;

@@ -442,7 +442,6 @@ impl Process {
         AttachPlan::of(self, search)
     }
 
-    /// Bytes of a file in `/proc/PID`, known to be of this process.
     /// Bytes of its memory.
     pub(crate) fn memory(&self, addr: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
@@ -450,6 +449,7 @@ impl Process {
         Ok(bytes)
     }
 
+    /// Bytes of a file in `/proc/PID`, known to be of this process.
     pub(crate) fn read(&self, file: &str) -> Result<Vec<u8>, TargetError> {
         let bytes = read(self.pid.0, file)?;
         if self.has_exited() {
