@@ -292,17 +292,16 @@ impl<'a> Recording<'a> {
         loop {
             let writer = &mut self.writer;
             let taken = self.records.take(|record| {
+                let kind = kind(record);
                 // A request, not data.
-                let kept = match kind(record) {
-                    Some(wire::EVENT_CODE_UNMAPPED) => Ok(()),
-                    _ => writer.record(record),
-                };
-                kept.map(|()| match kind(record) {
+                if kind == Some(wire::EVENT_CODE_UNMAPPED) {
+                    return Ok(Some(Notice::CodeUnmapped));
+                }
+                writer.record(record).map(|()| match kind {
                     Some(wire::EVENT_RETURN_SITE) => wire::ReturnSite::read_from_bytes(record)
                         .ok()
                         .map(Notice::ReturnSite),
                     Some(wire::EVENT_PROCESS_EXEC) => Some(Notice::Exec),
-                    Some(wire::EVENT_CODE_UNMAPPED) => Some(Notice::CodeUnmapped),
                     _ => None,
                 })
             });

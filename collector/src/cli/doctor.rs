@@ -129,7 +129,8 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
     if let Ok(modules) = process.modules() {
         let Ok(_) = tables.update(&mut NoKernel, process, &modules);
     }
-    for family in plan.families().into_iter().chain([tables.family()]) {
+    let of_probes = plan.families().into_iter().map(|family| (family, "sites"));
+    for (family, unit) in of_probes.chain([(tables.family(), "files")]) {
         let mark = match (family.found, family.missing.is_empty()) {
             (0, _) => "-",
             (_, true) => "ok",
@@ -137,14 +138,8 @@ fn target(process: &Process, plan: &AttachPlan, host: &Host) -> String {
         };
         let _ = writeln!(
             text,
-            "  {mark:<5} {:<15} {} {}",
-            family.name,
-            family.found,
-            if family.name == tables.family().name {
-                "files"
-            } else {
-                "sites"
-            }
+            "  {mark:<5} {:<15} {} {unit}",
+            family.name, family.found
         );
         for missing in family.missing {
             let _ = writeln!(text, "          {}: {}", missing.what, missing.why);

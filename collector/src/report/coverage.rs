@@ -91,6 +91,7 @@ impl Coverage {
     /// Of a capture with these long polls.
     pub(super) fn new(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> Coverage {
         let counter = |index| capture.counters.get(index);
+        let unwinding = unwinding(capture);
         let mut coverage = Coverage {
             probes: capture.probes.clone(),
             lost: Lost {
@@ -101,9 +102,9 @@ impl Coverage {
                 lock_waits: counter(wire::COUNTER_LOST_LOCK_WAITS),
                 other: counter(wire::COUNTER_LOST_OTHER),
             },
-            stacks: stack_coverage(capture, polls, stacks),
+            stacks: stack_coverage(capture, polls, stacks, &unwinding),
             unwind_tables: capture.meta.unwind_tables.clone(),
-            unwinding: unwinding(capture),
+            unwinding,
             polls: poll_coverage(capture, polls),
             lock_waits_not_aggregated: counter(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED),
             lock_waits_too_deep: counter(wire::COUNTER_LOCKS_TOO_DEEP),
@@ -438,11 +439,16 @@ fn cut_short(unwinding: &[Unwinding]) -> Vec<String> {
         .collect()
 }
 
-fn stack_coverage(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> StackCoverage {
+fn stack_coverage(
+    capture: &Capture,
+    polls: &[PollAnatomy],
+    stacks: &Stacks,
+    unwinding: &[Unwinding],
+) -> StackCoverage {
     let counter = |index| capture.counters.get(index);
     let mut coverage = StackCoverage {
         // A capture may claim any number.
-        taken: unwinding(capture)
+        taken: unwinding
             .iter()
             .fold(0, |sum, kind| sum.saturating_add(kind.taken)),
         frames: counter(wire::COUNTER_FRAMES),

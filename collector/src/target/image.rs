@@ -10,44 +10,23 @@ use super::debuginfo::{DebugSearch, Found, FoundFile};
 use super::elf::{Elf, ElfError};
 use super::mmap::MappedFile;
 
-/// Where a binary's symbols were found.
+/// Where a binary's symbols, or its debug information, were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Symbols {
-    /// In its own `.symtab`.
-    Own,
-    /// In its debug file.
-    DebugFile(PathBuf),
-    /// Nowhere: only exported functions have names.
-    Missing,
-}
-
-/// Where a binary's debug information was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DebugInfo {
+pub enum Whereabouts {
     /// In the binary.
     Own,
     /// In its debug file.
     DebugFile(PathBuf),
-    /// Nowhere.
+    /// Nowhere. Without symbols only exported functions have names.
     Missing,
 }
 
-impl fmt::Display for Symbols {
+impl fmt::Display for Whereabouts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Symbols::Own => f.write_str("its own"),
-            Symbols::DebugFile(path) => write!(f, "from {}", path.display()),
-            Symbols::Missing => f.write_str("none"),
-        }
-    }
-}
-
-impl fmt::Display for DebugInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DebugInfo::Own => f.write_str("its own"),
-            DebugInfo::DebugFile(path) => write!(f, "from {}", path.display()),
-            DebugInfo::Missing => f.write_str("none"),
+            Whereabouts::Own => f.write_str("its own"),
+            Whereabouts::DebugFile(path) => write!(f, "from {}", path.display()),
+            Whereabouts::Missing => f.write_str("none"),
         }
     }
 }
@@ -95,7 +74,7 @@ impl Image {
         let Some(build_id) = self.build_id.as_deref() else {
             return;
         };
-        if self.debug.is_some() || self.debug_info() != DebugInfo::Missing {
+        if self.debug.is_some() || self.debug_info() != Whereabouts::Missing {
             return;
         }
         let found = search.download(build_id);
@@ -105,7 +84,7 @@ impl Image {
     }
 
     fn find_package(&mut self, search: &DebugSearch) {
-        if self.debug_info() != DebugInfo::Missing {
+        if self.debug_info() != Whereabouts::Missing {
             let debug_file = self.debug.as_ref().map(|debug| debug.path.as_path());
             self.package = search.package(&self.path, debug_file);
         }
@@ -117,29 +96,29 @@ impl Image {
     }
 
     /// Where the symbols are.
-    pub fn symbols(&self) -> Symbols {
-        let has_symbols = |bytes: &[u8]| Elf::parse(bytes).is_ok_and(|elf| !elf.is_stripped());
-        match &self.debug {
-            _ if has_symbols(&self.code) => Symbols::Own,
-            Some(debug) if has_symbols(&debug.bytes) => Symbols::DebugFile(debug.path.clone()),
-            _ => Symbols::Missing,
-        }
+    pub fn symbols(&self) -> Whereabouts {
+        self.whereabouts(|elf| !elf.is_stripped())
     }
 
     /// Where the debug information is.
-    pub fn debug_info(&self) -> DebugInfo {
-        let has_dwarf = |bytes: &[u8]| Elf::parse(bytes).is_ok_and(|elf| elf.has_dwarf());
+    pub fn debug_info(&self) -> Whereabouts {
+        self.whereabouts(|elf| elf.has_dwarf())
+    }
+
+    /// Which file has something: the binary if it does, else its debug file.
+    fn whereabouts(&self, has: impl Fn(&Elf<'_>) -> bool) -> Whereabouts {
+        let has = |bytes: &[u8]| Elf::parse(bytes).is_ok_and(|elf| has(&elf));
         match &self.debug {
-            _ if has_dwarf(&self.code) => DebugInfo::Own,
-            Some(debug) if has_dwarf(&debug.bytes) => DebugInfo::DebugFile(debug.path.clone()),
-            _ => DebugInfo::Missing,
+            _ if has(&self.code) => Whereabouts::Own,
+            Some(debug) if has(&debug.bytes) => Whereabouts::DebugFile(debug.path.clone()),
+            _ => Whereabouts::Missing,
         }
     }
 
     /// The file that has the symbols.
     pub fn named(&self) -> Result<Elf<'_>, ElfError> {
         match (self.symbols(), &self.debug) {
-            (Symbols::DebugFile(_), Some(debug)) => Elf::parse(&debug.bytes),
+            (Whereabouts::DebugFile(_), Some(debug)) => Elf::parse(&debug.bytes),
             _ => self.code(),
         }
     }
@@ -147,8 +126,8 @@ impl Image {
     /// The file that has the debug information, if there is one.
     pub fn described(&self) -> Result<Option<Elf<'_>>, ElfError> {
         match (self.debug_info(), &self.debug) {
-            (DebugInfo::Own, _) => self.code().map(Some),
-            (DebugInfo::DebugFile(_), Some(debug)) => Elf::parse(&debug.bytes).map(Some),
+            (Whereabouts::Own, _) => self.code().map(Some),
+            (Whereabouts::DebugFile(_), Some(debug)) => Elf::parse(&debug.bytes).map(Some),
             _ => Ok(None),
         }
     }

@@ -25,7 +25,7 @@ pub use debuginfo::{DebugSearch, DebugSources, Debuginfod};
 pub use doctor::{Host, KernelVersion};
 pub use elf::{Elf, ElfError};
 pub use handoff::{Handoff, When};
-pub use image::{DebugInfo, Image, Symbols};
+pub use image::{Image, Whereabouts};
 pub use insn::FirstInstruction;
 pub use maps::{FileId, Mapping, Module, Modules};
 pub use mmap::MappedFile;

@@ -20,7 +20,7 @@ use super::doctor::{self, Host};
 use super::dwarf;
 use super::elf::{Elf, ElfError};
 use super::handoff::Handoff;
-use super::image::Symbols;
+use super::image::Whereabouts;
 use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
 use super::names::PollArguments;
@@ -447,7 +447,7 @@ impl AttachPlan {
             let versions: Vec<&str> = versions.get(name)?.iter().map(String::as_str).collect();
             Some(format!("{name} {}", versions.join(" and ")))
         };
-        if self.binary.symbols() == Symbols::Missing {
+        if self.binary.symbols() == Whereabouts::Missing {
             let linked: Vec<String> = ["tokio", "parking_lot"]
                 .into_iter()
                 .filter_map(linked)

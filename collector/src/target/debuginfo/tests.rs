@@ -6,7 +6,7 @@ use std::fs;
 use rustix::fs::{CWD, Mode};
 
 use super::*;
-use crate::target::{DebugInfo, Image};
+use crate::target::{Image, Whereabouts};
 
 /// An ELF file with these sections.
 fn elf(sections: &[(&str, u32, Vec<u8>)]) -> Vec<u8> {
@@ -297,9 +297,9 @@ fn debuginfod() {
     let program = write(cache.path(), "server", &elf(&[build_id(ID)]));
     let file = fs::File::open(program).expect("it is there");
     let mut image = Image::new(&file, Path::new("/opt/server"), &search).expect("an ELF file");
-    assert_eq!(image.debug_info(), DebugInfo::Missing);
+    assert_eq!(image.debug_info(), Whereabouts::Missing);
     image.complete(&search);
-    assert_eq!(image.debug_info(), DebugInfo::DebugFile(cached));
+    assert_eq!(image.debug_info(), Whereabouts::DebugFile(cached));
 
     let refused = |id: &str| {
         let found = search.download(id);
