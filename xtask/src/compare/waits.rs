@@ -1,0 +1,101 @@
+//! Lock waits, by lock. What enters: those of the truth and those of the report. What leaves: how far their numbers and
+//! their sums differ.
+
+use super::{Check, LONG_WAIT_NS, ratio};
+use crate::reported::Reported;
+use crate::truth::Truth;
+
+/// How far the number of a lock's waits may differ.
+const WAIT_COUNT_TOLERANCE: f64 = 0.01;
+/// How far their summed duration may differ.
+const WAIT_TOTAL_TOLERANCE: f64 = 0.02;
+
+pub fn waits(truth: &Truth, report: &Reported) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (&addr, name) in &truth.locks {
+        let (mut count, mut total_ns, mut longest_ns) = (0u64, 0, 0);
+        for wait in &truth.lock_waits {
+            if wait.addr == addr
+                && wait.span.ns >= LONG_WAIT_NS
+                && wait.span.is_within(report.recorded)
+            {
+                count += 1;
+                total_ns += wait.span.ns;
+                longest_ns = longest_ns.max(wait.span.ns);
+            }
+        }
+        let reported = report.locks.get(&addr).copied().unwrap_or_default();
+        // One percent of fewer than a hundred waits is less than one wait, and there are two edges of the
+        // recording to fall off.
+        let off_by_one = count < 100 && count.abs_diff(reported.count) == 1;
+        let mut counts = ratio(
+            &format!("{name}: waits of 100 us and more"),
+            count,
+            reported.count,
+            WAIT_COUNT_TOLERANCE,
+        );
+        let mut totals = ratio(
+            &format!("{name}: their sum, us"),
+            total_ns / 1000,
+            reported.total_ns / 1000,
+            WAIT_TOTAL_TOLERANCE,
+        );
+        if off_by_one {
+            counts.allowed.push_str(" or one wait");
+            counts.holds = true;
+            totals.allowed.push_str(" and one wait");
+            let slack =
+                total_ns as f64 * WAIT_TOTAL_TOLERANCE + longest_ns.max(reported.longest_ns) as f64;
+            totals.holds = total_ns.abs_diff(reported.total_ns) as f64 <= slack;
+        }
+        checks.extend([counts, totals]);
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{MS, report, span, truth, wrong};
+    use super::*;
+    use crate::reported::LongWaits;
+    use crate::truth::LockWait;
+
+    fn compared(count: u64, reported: u64) -> Vec<Check> {
+        let mut truth = truth(&[]);
+        truth.locks.insert(0x10, "accounts".to_owned());
+        truth.lock_waits = (0..count)
+            .map(|i| LockWait {
+                addr: 0x10,
+                span: span(i, MS),
+            })
+            .collect();
+        let mut report = report(&[]);
+        report.locks.insert(
+            0x10,
+            LongWaits {
+                count: reported,
+                total_ns: reported * MS,
+                longest_ns: MS,
+            },
+        );
+        waits(&truth, &report)
+    }
+
+    /// One percent, and one wait where there are few.
+    #[test]
+    fn lock_waits_may_differ_by_one_percent() {
+        assert_eq!(wrong(&compared(200, 202)), [""; 0]);
+        assert_eq!(
+            wrong(&compared(200, 203)),
+            ["accounts: waits of 100 us and more"]
+        );
+        assert_eq!(wrong(&compared(20, 19)), [""; 0]);
+        assert_eq!(
+            wrong(&compared(20, 18)),
+            [
+                "accounts: waits of 100 us and more",
+                "accounts: their sum, us"
+            ]
+        );
+    }
+}
