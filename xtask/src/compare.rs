@@ -5,8 +5,11 @@
 //! read at different places: the probe a few microseconds outside of the workload, and more when the
 //! thread is preempted in between.
 
+mod across_await;
 #[cfg(test)]
 mod examples;
+mod holders;
+mod holds;
 mod polls;
 mod waits;
 
@@ -59,9 +62,15 @@ pub fn run(truth: &Path, dir: &Path) -> Result<ExitCode> {
 
     let mut checks = polls::polls(&truth, &report);
     checks.extend(waits::waits(&truth, &report));
+    checks.extend(holders::holders(&truth, &report));
+    checks.extend(holds::holds(&truth, &report));
+    checks.extend(across_await::across_await(&truth, &report));
     checks.push(flame(&report, flame_ns));
     for check in &checks {
         println!("{check}");
+    }
+    for lacking in what_it_lacks(&report) {
+        println!("not compared: {lacking}, which the report does not list");
     }
     let wrong = checks.iter().filter(|check| !check.holds).count();
     println!("{} figures compared, {wrong} wrong", checks.len());
@@ -70,6 +79,20 @@ pub fn run(truth: &Path, dir: &Path) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// An older report says less.
+fn what_it_lacks(report: &Reported) -> Vec<&'static str> {
+    [
+        (report.knows_families, "std's and tokio's locks"),
+        (report.lock_waits.is_some(), "the holders of each wait"),
+        (report.holds.is_some(), "holds"),
+        (report.across_await.is_some(), "holds across an await"),
+    ]
+    .into_iter()
+    .filter(|&(is_there, _)| !is_there)
+    .map(|(_, what)| what)
+    .collect()
 }
 
 /// Sorted values; 0 for none.
@@ -101,6 +124,20 @@ fn none_of(what: &str, found: &[String]) -> Check {
         figure,
         allowed: "0".to_owned(),
         holds: found.is_empty(),
+    }
+}
+
+/// So many of all, of which at least a share must be; none of none is enough.
+fn share_of(what: &str, count: usize, all: usize, share: f64) -> Check {
+    let percent = |part: f64| part * 100.0;
+    Check {
+        what: what.to_owned(),
+        figure: format!(
+            "{count} of {all} ({:.2} %)",
+            percent(count as f64 / all.max(1) as f64)
+        ),
+        allowed: format!("at least {} %", percent(share)),
+        holds: count as f64 >= all as f64 * share,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Check;
 use crate::reported::{LongPoll, Reported};
-use crate::truth::{Poll, Span, Truth};
+use crate::truth::{Family, Hold, Lock, Operation, Poll, Span, Truth};
 
 pub const MS: u64 = 1_000_000;
 
@@ -12,6 +12,31 @@ pub fn span(start_ms: u64, ns: u64) -> Span {
     Span {
         start_ns: start_ms * MS,
         ns,
+    }
+}
+
+/// Address of the lock of the examples.
+pub const LOCK: u64 = 0x10;
+
+pub fn lock(family: Family, is_mutex: bool) -> Lock {
+    Lock {
+        name: "accounts".to_owned(),
+        family,
+        is_mutex,
+    }
+}
+
+/// Of [`LOCK`], within one poll, without a wait.
+pub fn hold(tid: u32, span: Span) -> Hold {
+    Hold {
+        addr: LOCK,
+        op: Operation::StdMutex,
+        tid,
+        span,
+        upgradable_since_ns: None,
+        poll_start_ns: None,
+        across_await: false,
+        contended: false,
     }
 }
 
@@ -28,6 +53,10 @@ pub fn report(polls: &[(u32, Span)]) -> Reported {
             })
             .collect(),
         locks: BTreeMap::new(),
+        knows_families: true,
+        lock_waits: None,
+        holds: None,
+        across_await: None,
     }
 }
 

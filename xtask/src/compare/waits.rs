@@ -3,7 +3,7 @@
 
 use super::{Check, LONG_WAIT_NS, ratio};
 use crate::reported::Reported;
-use crate::truth::Truth;
+use crate::truth::{Family, Truth};
 
 /// How far the number of a lock's waits may differ.
 const WAIT_COUNT_TOLERANCE: f64 = 0.01;
@@ -12,7 +12,11 @@ const WAIT_TOTAL_TOLERANCE: f64 = 0.02;
 
 pub fn waits(truth: &Truth, report: &Reported) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (&addr, name) in &truth.locks {
+    for (&addr, lock) in &truth.locks {
+        if lock.family != Family::ParkingLot && !report.knows_families {
+            continue;
+        }
+        let name = &lock.name;
         let (mut count, mut total_ns, mut longest_ns) = (0u64, 0, 0);
         for wait in &truth.lock_waits {
             if wait.addr == addr
@@ -55,23 +59,23 @@ pub fn waits(truth: &Truth, report: &Reported) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::{MS, report, span, truth, wrong};
+    use super::super::examples::{LOCK, MS, lock, report, span, truth, wrong};
     use super::*;
     use crate::reported::LongWaits;
     use crate::truth::LockWait;
 
     fn compared(count: u64, reported: u64) -> Vec<Check> {
         let mut truth = truth(&[]);
-        truth.locks.insert(0x10, "accounts".to_owned());
+        truth.locks.insert(LOCK, lock(Family::ParkingLot, true));
         truth.lock_waits = (0..count)
             .map(|i| LockWait {
-                addr: 0x10,
+                addr: LOCK,
                 span: span(i, MS),
             })
             .collect();
         let mut report = report(&[]);
         report.locks.insert(
-            0x10,
+            LOCK,
             LongWaits {
                 count: reported,
                 total_ns: reported * MS,
