@@ -9,27 +9,29 @@
 //! holds of 5               ├───────────┤     thread 5
 //! ```
 //!
+//! Between a release and the return of the call that acquired the lock then, it belongs to who acquires it: that
+//! one has been woken and is not running yet, or tokio has given it the lock and its thread is busy with other tasks.
+//!
 //! Several can have a reader-writer lock or a semaphore at the same time, all of them for the whole wait, and of readers
 //! the last one's release alone can be seen. So there the thread that is named must have had the lock for nine tenths of the
 //! time that is said to be its share, or for nine tenths of the longest that anybody had it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, LONG_WAIT_NS, share_of};
 use crate::reported::{LockWait, Reported};
-use crate::truth::{Family, Hold, Lock, Truth};
+use crate::truth::{Family, Lock, Span, Truth};
 
 /// So many of the holders must be the right ones.
 const RIGHT: f64 = 0.99;
+/// So many of the wrong ones are shown.
+const EXAMPLES: usize = 5;
 /// How much of the time a thread must have had a lock that it shares with others.
 const SHARED: f64 = 0.9;
 
 pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
-    let mut holds: BTreeMap<u64, Vec<&Hold>> = BTreeMap::new();
-    for hold in &truth.holds {
-        holds.entry(hold.addr).or_default().push(hold);
-    }
-    let (mut waits, mut named, mut told, mut right) = (0, 0, 0, 0);
+    let owned = owned(truth);
+    let (mut waits, mut named, mut told, mut wrong) = (0, 0, 0, Vec::new());
     for wait in report.lock_waits.iter().flatten() {
         let Some(lock) = truth.locks.get(&wait.lock) else {
             continue;
@@ -43,14 +45,33 @@ pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
             continue;
         }
         named += 1;
-        let of_lock = holds.get(&wait.lock).map_or(&[][..], Vec::as_slice);
+        let of_lock = owned.get(&wait.lock).map_or(&[][..], Vec::as_slice);
         if let Some(is_right) = names_the_right_one(wait, lock, of_lock) {
             told += 1;
-            right += usize::from(is_right);
+            if !is_right {
+                let at_ms = (wait.span.start_ns - report.recorded.start_ns) / 1_000_000;
+                wrong.push(format!(
+                    "{} for {} us at {at_ms} ms",
+                    lock.name,
+                    wait.span.ns / 1000
+                ));
+            }
         }
     }
     if waits == 0 {
         return Vec::new();
+    }
+    let mut right = share_of(
+        "waits with the right holder",
+        told - wrong.len(),
+        told,
+        RIGHT,
+    );
+    if !wrong.is_empty() {
+        wrong.truncate(EXAMPLES);
+        right
+            .figure
+            .push_str(&format!(", not {}", wrong.join(", ")));
     }
     vec![
         Check {
@@ -58,18 +79,56 @@ pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
             holds: named * 2 > waits,
             ..share_of("waits with a holder", named, waits, 0.5)
         },
-        share_of("waits with the right holder", right, told, RIGHT),
+        right,
     ]
 }
 
+/// A thread had the lock in that time.
+struct Owned {
+    tid: u32,
+    span: Span,
+    /// When the call returned that acquired it.
+    acquired_ns: u64,
+}
+
+/// Who had each lock when.
+fn owned(truth: &Truth) -> BTreeMap<u64, Vec<Owned>> {
+    let mut releases: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for hold in &truth.holds {
+        let of_lock = releases.entry(hold.addr).or_default();
+        of_lock.insert(hold.span.end_ns());
+    }
+    let mut owned: BTreeMap<u64, Vec<Owned>> = BTreeMap::new();
+    for hold in &truth.holds {
+        let acquired_ns = hold.span.start_ns;
+        let released_before = || releases[&hold.addr].range(..=acquired_ns).next_back();
+        let start_ns = match hold.contended {
+            true => released_before().copied().unwrap_or(acquired_ns),
+            false => acquired_ns,
+        };
+        let span = Span {
+            start_ns,
+            ns: hold.span.end_ns() - start_ns,
+        };
+        let of_lock = owned.entry(hold.addr).or_default();
+        of_lock.push(Owned {
+            tid: hold.tid,
+            span,
+            acquired_ns,
+        });
+    }
+    owned
+}
+
 /// None where nobody had the lock for long enough to be written down.
-fn names_the_right_one(wait: &LockWait, lock: &Lock, holds: &[&Hold]) -> Option<bool> {
+fn names_the_right_one(wait: &LockWait, lock: &Lock, owned: &[Owned]) -> Option<bool> {
     let mut had: BTreeMap<u32, u64> = BTreeMap::new();
-    for hold in holds {
+    for owned in owned {
         // A thread doesn't wait for itself, but when it upgrades: then it had the lock all the while. A task may wait
-        // for another one of its thread.
-        if hold.tid != wait.tid || lock.family == Family::Tokio {
-            *had.entry(hold.tid).or_default() += hold.span.overlap_ns(wait.span);
+        // for another one of its thread, but what was acquired when the wait was over is what was waited for.
+        let is_another = owned.tid != wait.tid || lock.family == Family::Tokio;
+        if is_another && owned.acquired_ns < wait.span.end_ns() {
+            *had.entry(owned.tid).or_default() += owned.span.overlap_ns(wait.span);
         }
     }
     let longest_ns = had.values().copied().max().filter(|&ns| ns > 0)?;
@@ -92,6 +151,7 @@ mod tests {
     use super::super::examples::{LOCK, MS, hold, lock, report, span, truth, wrong};
     use super::*;
     use crate::reported::Holder;
+    use crate::truth::Hold;
 
     /// A wait of thread 9 from 10 ms on for 10 ms, with these holders: thread and milliseconds.
     fn wait(holders: &[(u32, u64)]) -> LockWait {
@@ -152,6 +212,28 @@ mod tests {
             compared(true, &held, vec![wait(&[(4, 3), (5, 4), (4, 3)])]),
             [""; 0]
         );
+    }
+
+    /// Who waited for the lock has it from its release on, whether he is running already or not.
+    #[test]
+    fn who_was_woken_has_it() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Tokio, true));
+        truth.holds = vec![hold(4, span(0, 14 * MS)), hold(5, span(18, 2 * MS))];
+        let mut report = report(&[]);
+        report.lock_waits = Some(vec![wait(&[(4, 4), (5, 6)])]);
+        let it = ["waits with the right holder"];
+        assert_eq!(wrong(&holders(&truth, &report)), it);
+        truth.holds[1].contended = true;
+        assert_eq!(wrong(&holders(&truth, &report)), [""; 0]);
+        // Who waited itself does not.
+        let own = Hold {
+            contended: true,
+            ..hold(9, span(20, 2 * MS))
+        };
+        truth.holds = vec![hold(4, span(0, 14 * MS)), own];
+        report.lock_waits = Some(vec![wait(&[(4, 4)])]);
+        assert_eq!(wrong(&holders(&truth, &report)), [""; 0]);
     }
 
     /// Of two that had it at the same time, either; one that had it for less only as far as it is said so.

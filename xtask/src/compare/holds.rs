@@ -7,7 +7,7 @@ use super::{Check, DURATION_TOLERANCE_NS, LONG_WAIT_NS, none_of, quantile, share
 use crate::reported::{self, Reported};
 use crate::truth::{Hold, Operation, Truth};
 
-/// The same thread's hold of the same lock is the same hold, if it ended so close to it.
+/// The same thread's hold of the same lock is the same hold, if they ended so close to each other.
 const SAME_END_NS: u64 = 1_000_000;
 /// So many of the report's holds must be in the truth, and so many of the exact ones must agree.
 const AGREEING: f64 = 0.995;
@@ -27,7 +27,7 @@ pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
             continue;
         };
         known += 1;
-        let Some(true_hold) = happened.nearest(hold) else {
+        let Some(true_hold) = happened.same(hold) else {
             continue;
         };
         same += 1;
@@ -106,13 +106,15 @@ impl<'a> ByThread<'a> {
         )
     }
 
-    fn nearest(&self, hold: &reported::Hold) -> Option<&'a Hold> {
+    /// The last one that ended before the report says so: the workload reads its clock right before the release, and a thread
+    /// that releases two permits one after the other reads it again between the two. Otherwise the next one.
+    fn same(&self, hold: &reported::Hold) -> Option<&'a Hold> {
         let key = |end_ns| (hold.lock, hold.tid, end_ns);
-        let around = key(hold.end_ns.saturating_sub(SAME_END_NS))..=key(hold.end_ns + SAME_END_NS);
-        self.0
-            .range(around)
-            .min_by_key(|((.., end_ns), _)| end_ns.abs_diff(hold.end_ns))
-            .map(|(_, &hold)| hold)
+        let before = key(hold.end_ns.saturating_sub(SAME_END_NS))..=key(hold.end_ns);
+        let after = key(hold.end_ns)..=key(hold.end_ns + SAME_END_NS);
+        let last_before = self.0.range(before).next_back();
+        let same = last_before.or_else(|| self.0.range(after).next());
+        same.map(|(_, &hold)| hold)
     }
 }
 
@@ -257,6 +259,23 @@ mod tests {
             compared(happened(), reported::Hold { end_ns, ..says }),
             [""; 0]
         );
+    }
+
+    /// Two permits that one thread releases in the same breath.
+    #[test]
+    fn releases_of_one_thread_keep_their_order() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Tokio, false));
+        let mut first = hold(4, span(10, 8 * MS));
+        first.span.ns -= 4_000;
+        truth.holds = vec![first, hold(4, span(3, 15 * MS))];
+        let mut report = report(&[]);
+        report.holds = Some(vec![reported(15 * MS, true), {
+            let says = reported(8 * MS, true);
+            let end_ns = says.end_ns - 1_000;
+            reported::Hold { end_ns, ..says }
+        }]);
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
     }
 
     /// An upgraded hold has two beginnings.

@@ -29,6 +29,10 @@ pub fn waits(truth: &Truth, report: &Reported) -> Vec<Check> {
             }
         }
         let reported = report.locks.get(&addr).copied().unwrap_or_default();
+        // A lock of a scenario that did not run.
+        if reported.count == 0 && !truth.holds.iter().any(|hold| hold.addr == addr) {
+            continue;
+        }
         // One percent of fewer than a hundred waits is less than one wait, and there are two edges of the
         // recording to fall off.
         let off_by_one = count < 100 && count.abs_diff(reported.count) == 1;
@@ -59,7 +63,7 @@ pub fn waits(truth: &Truth, report: &Reported) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::{LOCK, MS, lock, report, span, truth, wrong};
+    use super::super::examples::{LOCK, MS, hold, lock, report, span, truth, wrong};
     use super::*;
     use crate::reported::LongWaits;
     use crate::truth::LockWait;
@@ -67,6 +71,7 @@ mod tests {
     fn compared(count: u64, reported: u64) -> Vec<Check> {
         let mut truth = truth(&[]);
         truth.locks.insert(LOCK, lock(Family::ParkingLot, true));
+        truth.holds = vec![hold(4, span(0, MS))];
         truth.lock_waits = (0..count)
             .map(|i| LockWait {
                 addr: LOCK,
@@ -83,6 +88,30 @@ mod tests {
             },
         );
         waits(&truth, &report)
+    }
+
+    /// Nothing is said of a lock that nobody used, unless the report says something of it.
+    #[test]
+    fn unused_locks_are_left_out() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Tokio, true));
+        let mut report = report(&[]);
+        assert!(waits(&truth, &report).is_empty());
+        let long_waits = LongWaits {
+            count: 2,
+            total_ns: 2 * MS,
+            longest_ns: MS,
+        };
+        report.locks.insert(LOCK, long_waits);
+        assert_eq!(
+            wrong(&waits(&truth, &report)),
+            [
+                "accounts: waits of 100 us and more",
+                "accounts: their sum, us"
+            ]
+        );
+        report.knows_families = false;
+        assert!(waits(&truth, &report).is_empty());
     }
 
     /// One percent, and one wait where there are few.
