@@ -41,12 +41,19 @@ pub struct Release {
 pub struct LockState {
     /// Threads asleep in its slow path; tasks in its queue.
     pub sleepers: u64,
-    /// Since when it has the holder that it has now, 0 when that is not known.
-    locked_since_ns: u64,
+    /// Since when it has the holder that it has now, 0 when that is not known. Of a lock of Tokio's, since when its
+    /// queue is not empty.
+    pub locked_since_ns: u64,
     /// When it was acquired, if that was seen and no release since, else 0.
     acquired_ns: u64,
     /// Stack of that acquisition; of a lock of Tokio's of the first one that was seen.
     pub acquire_stack: u64,
+    /// Of a lock of Tokio's: tasks that are known to be in its queue.
+    pub queued: u64,
+    /// Of a lock of Tokio's: when it was last released.
+    pub released_ns: u64,
+    /// Of a lock of Tokio's: releases by who had acquired it. A channel has none.
+    pub matched: u64,
     /// Releases so far; the last ones are in `releases`, by this number.
     seen: u64,
     /// Thread of that acquisition.

@@ -288,12 +288,18 @@ fn emit_wait(
     emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
 }
 
-/// A task's wait for a lock of Tokio's has ended with the lock, in a poll of the running thread.
+/// A task's wait for a lock of Tokio's has ended, in a poll of the running thread: with the lock or, as `outcome` says,
+/// without it.
 ///
 /// # Safety
 /// `thread` is the running thread's record.
 #[inline(always)]
-pub unsafe fn task_wait_ended(thread: *mut wire::Thread, wait: &wire::TaskWait, at_ns: u64) {
+pub unsafe fn task_wait_ended(
+    thread: *mut wire::Thread,
+    wait: &wire::TaskWait,
+    at_ns: u64,
+    outcome: u32,
+) {
     let recording = window::get();
     if !window::includes(wait.start_ns) || at_ns > recording.stop_ns {
         return;
@@ -304,7 +310,7 @@ pub unsafe fn task_wait_ended(thread: *mut wire::Thread, wait: &wire::TaskWait, 
         lock: wait.semaphore,
         waiter_stack: wait.waiter_stack,
         operation: wire::LOCK_TOKIO_ACQUIRE,
-        outcome: wire::OUTCOME_ACQUIRED,
+        outcome,
     };
     let join = Join::new(
         key.lock,
