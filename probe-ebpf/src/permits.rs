@@ -292,43 +292,57 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
     let key = key(thread, semaphore);
     // SAFETY: map values, and the running thread's record.
     unsafe {
+        let permits = PERMITS.get_ptr_mut(key);
+        let since_ns = match permits {
+            Some(permits) => (*permits).acquired_ns,
+            // By `try_lock`, and so before the queue began.
+            None if (*state).matched != 0 && (*state).queued != 0 => (*state).locked_since_ns,
+            None => 0,
+        };
+        // Before all else is known: the verifier walks through the walk once for each way that leads there.
+        let has_waiters = (*state).sleepers != 0;
+        let is_long = since_ns != 0 && at_ns.saturating_sub(since_ns) >= config::sample_after_ns();
+        let release_stack = if has_waiters || is_long {
+            unwind::user_stack(KIND_UPROBE)
+        } else {
+            0
+        };
+        if has_waiters {
+            holders::remember(state, at_ns, release_stack, (*thread).tid);
+        }
         let mut hold = Held {
             lock: semaphore,
-            since_ns: 0,
+            since_ns,
             at_most_ns: 0,
             acquire_stack: 0,
             name_stack: (*state).acquire_stack,
-            release_stack: 0,
+            release_stack,
             operation: wire::LOCK_TOKIO_ACQUIRE,
             flags: 0,
         };
-        match PERMITS.get_ptr_mut(key) {
+        let poll_start_ns = match polls::innermost(thread) {
+            Some(poll) => (*poll).start_ns,
+            None => 0,
+        };
+        match permits {
             Some(permits) => {
                 (*state).matched += 1;
-                hold.since_ns = (*permits).acquired_ns;
                 hold.acquire_stack = (*permits).acquire_stack;
                 let acquired_in_ns = (*permits).poll_start_ns;
+                if acquired_in_ns != 0 && poll_start_ns != 0 && poll_start_ns != acquired_in_ns {
+                    hold.flags |= wire::HOLD_ACROSS_AWAIT;
+                }
                 // Of several at once it is not known which one this is: the last one is the shortest.
                 if (*permits).count == 1 {
-                    hold.at_most_ns = at_ns.saturating_sub(hold.since_ns);
+                    hold.at_most_ns = at_ns.saturating_sub(since_ns);
                     hold.flags |= wire::HOLD_EXACT;
                     let _ = PERMITS.remove(key);
                 } else {
                     (*permits).count -= 1;
                 }
-                if let Some(poll) = polls::innermost(thread)
-                    && acquired_in_ns != 0
-                    && (*poll).start_ns != acquired_in_ns
-                {
-                    hold.flags |= wire::HOLD_ACROSS_AWAIT;
-                }
             }
-            // By `try_lock`, and so before the queue began.
-            None if (*state).matched != 0 && (*state).queued != 0 => {
-                hold.since_ns = (*state).locked_since_ns;
-                if let Some(poll) = polls::innermost(thread)
-                    && (*poll).start_ns > hold.since_ns
-                {
+            None if since_ns != 0 => {
+                if poll_start_ns > since_ns {
                     hold.flags |= wire::HOLD_ACROSS_AWAIT;
                 }
             }
@@ -336,16 +350,7 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
         }
         (*state).released_ns = at_ns;
         dequeue(state, permits_given);
-        let has_waiters = (*state).sleepers != 0;
-        let is_long =
-            hold.since_ns != 0 && at_ns.saturating_sub(hold.since_ns) >= config::sample_after_ns();
-        if has_waiters || is_long {
-            hold.release_stack = unwind::user_stack(KIND_UPROBE);
-        }
-        if has_waiters {
-            holders::remember(state, at_ns, hold.release_stack, (*thread).tid);
-        }
-        if hold.since_ns != 0 {
+        if since_ns != 0 {
             holders::ended(thread, &hold, at_ns);
         }
     }
