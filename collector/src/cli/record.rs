@@ -41,6 +41,10 @@ pub struct Args {
     /// CPU samples for each second; they cost nothing while no poll is long
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
+    /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of
+    /// parking_lot's and std's locks that debug information tells of, at half a microsecond for each use of a lock
+    #[arg(long)]
+    uncontended: bool,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -100,6 +104,7 @@ impl Args {
                 sample_everything: false,
             },
             debug_sources: self.debug.sources(),
+            uncontended: self.uncontended,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -75,6 +75,8 @@ pub enum UprobeProgram {
     AcquireDropped,
     /// Permits are given back.
     PermitsReleased,
+    /// Behind the instruction of a lock's fast path; the cookie is a `wire::fast_cookie`.
+    FastPath,
 }
 
 impl UprobeProgram {
@@ -90,6 +92,7 @@ impl UprobeProgram {
             UprobeProgram::AcquireReturn => "acquire_return",
             UprobeProgram::AcquireDropped => "acquire_dropped",
             UprobeProgram::PermitsReleased => "permits_released",
+            UprobeProgram::FastPath => "fast_path",
         }
     }
 
@@ -105,6 +108,7 @@ impl UprobeProgram {
             | UprobeProgram::AcquireReturn
             | UprobeProgram::AcquireDropped => "tasks' lock waits",
             UprobeProgram::PermitsReleased => "tasks' holds",
+            UprobeProgram::FastPath => "locks that nobody waits for",
         }
     }
 
@@ -431,6 +435,7 @@ mod tests {
             UprobeProgram::AcquireReturn,
             UprobeProgram::AcquireDropped,
             UprobeProgram::PermitsReleased,
+            UprobeProgram::FastPath,
         ] {
             if let Err(error) =
                 probes.attach_uprobes(program, Path::new("/proc/self/exe"), &[point])
