@@ -10,6 +10,7 @@ mod across_await;
 mod examples;
 mod holders;
 mod holds;
+mod ownership;
 mod polls;
 mod waits;
 

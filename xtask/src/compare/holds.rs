@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ownership::Releases;
 use super::{Check, DURATION_TOLERANCE_NS, LONG_WAIT_NS, none_of, quantile, share_of};
 use crate::reported::{self, Reported};
 use crate::truth::{Hold, Operation, Truth};
@@ -19,6 +20,7 @@ pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
         return Vec::new();
     };
     let happened = ByThread::new(truth);
+    let releases = Releases::new(truth);
     let (mut known, mut same) = (0, 0);
     let mut differences = Vec::new();
     let (mut too_long, mut too_short, mut not_across) = (Vec::new(), Vec::new(), Vec::new());
@@ -44,11 +46,12 @@ pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
         };
         if hold.is_exact {
             differences.extend(durations.map(|ns| ns.abs_diff(hold.at_least_ns)).min());
-        } else if durations
-            .max()
-            .is_some_and(|ns| hold.at_least_ns > ns + DURATION_TOLERANCE_NS)
-        {
-            too_long.push(says(hold.at_least_ns));
+        } else {
+            let owned_ns = true_hold.span.end_ns() - releases.owned_since_ns(true_hold);
+            let longest_ns = durations.fold(owned_ns, u64::max);
+            if hold.at_least_ns > longest_ns + DURATION_TOLERANCE_NS {
+                too_long.push(says(hold.at_least_ns));
+            }
         }
         if let Some(at_most_ns) = hold.at_most_ns
             && at_most_ns + DURATION_TOLERANCE_NS < true_hold.span.ns
@@ -118,9 +121,9 @@ impl<'a> ByThread<'a> {
     }
 }
 
-/// Who acquired a lock after a wait went through its slow path, and who released it while somebody had been waiting for long went
-/// through that one: such a hold is to be in the report. Of readers it cannot be asked: all but the last leave
-/// by the fast path.
+/// From when somebody sleeps until the release that wakes him a lock has one holder: if that alone is as long as the
+/// threshold, the hold is to be in the report. Who acquired it had waited before, and went through the slow path too. Of
+/// readers it cannot be asked: all but the last leave by the fast path.
 fn seen(truth: &Truth, report: &Reported, reported: &[reported::Hold]) -> Check {
     let long_waits = || {
         let waits = truth.lock_waits.iter();
@@ -134,13 +137,13 @@ fn seen(truth: &Truth, report: &Reported, reported: &[reported::Hold]) -> Check 
         let end_ns = hold.span.end_ns();
         let is_waited_for = || {
             long_waits().any(|wait| {
+                let since_ns = hold.span.start_ns.max(wait.span.start_ns + LONG_WAIT_NS);
                 wait.addr == hold.addr
-                    && wait.span.start_ns + LONG_WAIT_NS <= end_ns
+                    && since_ns + report.threshold_ns + DURATION_TOLERANCE_NS <= end_ns
                     && wait.span.end_ns() > end_ns
             })
         };
-        if hold.span.ns >= report.threshold_ns + DURATION_TOLERANCE_NS
-            && hold.span.is_within(report.recorded)
+        if hold.span.is_within(report.recorded)
             && leaves_alone(hold.op)
             && waited_until.contains(&(hold.addr, hold.span.start_ns))
             && is_waited_for()
@@ -241,6 +244,27 @@ mod tests {
         assert_eq!(at_most(7_699_999), ["upper bounds below the truth"]);
     }
 
+    /// Who had to wait may be said to hold the lock since he was woken, which was before he ran.
+    #[test]
+    fn a_lock_belongs_to_who_is_woken() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Std, true));
+        truth.holds = vec![hold(5, span(0, 7 * MS)), happened()];
+        let mut report = report(&[]);
+        report.holds = Some(vec![reported(11 * MS, false)]);
+        assert_eq!(
+            wrong(&holds(&truth, &report)),
+            ["lower bounds above the truth"]
+        );
+        truth.holds[1].contended = true;
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
+        report.holds = Some(vec![reported(11 * MS + 300_001, false)]);
+        assert_eq!(
+            wrong(&holds(&truth, &report)),
+            ["lower bounds above the truth"]
+        );
+    }
+
     /// Another thread's hold, and one that ended at another time, are other holds.
     #[test]
     fn what_is_not_in_the_truth_did_not_happen() {
@@ -312,7 +336,8 @@ mod tests {
         assert_eq!(compared(across, says), [""; 0]);
     }
 
-    /// Two holds whose both ends somebody waited for: one may be missing, not both. A reader's may.
+    /// Two holds that somebody waited for at both ends: one may be missing, not both. A reader's may, and what somebody
+    /// waited for below the threshold.
     #[test]
     fn holds_that_can_be_seen_are_reported() {
         let mut truth = truth(&[]);
@@ -322,6 +347,7 @@ mod tests {
             span: span(start_ms, ms * MS),
         };
         truth.lock_waits = vec![wait(5, 5), wait(12, 8), wait(35, 5), wait(42, 8)];
+        let late = wait(43, 8);
         truth.holds = vec![happened(), hold(4, span(40, 8 * MS))];
         let mut report = report(&[]);
         report.holds = Some(vec![reported(8 * MS, true)]);
@@ -331,6 +357,9 @@ mod tests {
             wrong(&holds(&truth, &report)),
             ["holds seen from both ends"]
         );
+        truth.lock_waits[3] = late;
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
+        truth.lock_waits[3] = wait(42, 8);
         truth.holds[0].op = Operation::StdRead;
         assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
     }
