@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::task::JoinHandle;
 
+use crate::deadlock::{self, Locks};
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
@@ -43,6 +44,16 @@ pub enum Scenario {
     Nested,
     /// Places whose stacks are in the truth; only when asked for (multi_thread only)
     Stacks,
+    /// Two threads that wait for each other for ever, for mutexes on the heap; this one and those below only when asked for
+    Deadlock,
+    /// The same with reader-writer locks: each reads one and wants to write to the other
+    RwDeadlock,
+    /// The same with std's mutexes
+    StdDeadlock,
+    /// The same with std's reader-writer locks: each writes to one and wants to read the other
+    StdRwDeadlock,
+    /// The same with mutexes in statics
+    StaticDeadlock,
 }
 
 impl Scenario {
@@ -54,7 +65,15 @@ impl Scenario {
 
     /// Part of what runs when no scenario was chosen.
     pub fn is_usual(self) -> bool {
-        self != Self::Stacks
+        !matches!(
+            self,
+            Self::Stacks
+                | Self::Deadlock
+                | Self::RwDeadlock
+                | Self::StdDeadlock
+                | Self::StdRwDeadlock
+                | Self::StaticDeadlock
+        )
     }
 }
 
@@ -64,15 +83,17 @@ pub struct Started {
     tasks: Vec<JoinHandle<()>>,
     seed: u64,
     plugin_after: Duration,
+    deadlock_after: Duration,
 }
 
 impl Started {
-    pub fn new(seed: u64, plugin_after: Duration) -> Self {
+    pub fn new(seed: u64, plugin_after: Duration, deadlock_after: Duration) -> Self {
         Self {
             threads: Vec::new(),
             tasks: Vec::new(),
             seed,
             plugin_after,
+            deadlock_after,
         }
     }
 
@@ -152,6 +173,11 @@ impl Started {
                 self.tasks.extend(tasks);
                 self.threads.push(thread);
             }
+            Scenario::Deadlock => deadlock::start(Locks::Mutexes, self.deadlock_after),
+            Scenario::RwDeadlock => deadlock::start(Locks::RwLocks, self.deadlock_after),
+            Scenario::StdDeadlock => deadlock::start(Locks::StdMutexes, self.deadlock_after),
+            Scenario::StdRwDeadlock => deadlock::start(Locks::StdRwLocks, self.deadlock_after),
+            Scenario::StaticDeadlock => deadlock::start(Locks::Statics, self.deadlock_after),
         }
     }
 
