@@ -13,8 +13,10 @@ use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, S
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use zerocopy::IntoBytes as _;
 
 use super::kernel_types::ReturnProbeOffsets;
+use super::sleepers;
 use super::uprobe_multi::{self, MultiPrograms};
 use super::{OBJECT, ProbeError, Records};
 use crate::event::{Nanos, Pid};
@@ -148,6 +150,7 @@ impl Probes {
                 true,
             )
             .override_global("RETURN_INSTANCE_NEXT", &return_probes.instance_next, true)
+            .override_global("TASK_OFFSETS", sleepers::offsets(pid).as_bytes(), true)
             .map_max_entries("EVENTS", config.ring_buffer_bytes)
             .map_max_entries("SITE_TOTALS", sites.max(1))
             .load(OBJECT)
@@ -332,7 +335,7 @@ impl Probes {
     }
 }
 
-fn program_of<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, ProbeError>
+pub(super) fn program_of<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, ProbeError>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program>,
 {
