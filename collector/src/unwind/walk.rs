@@ -419,7 +419,7 @@ mod tests {
                     return_probes: &[(random(), random()), (random(), AT)],
                     word: &mut |_| {
                         let word = random();
-                        is_likely.then_some(AT + word % 1032)
+                        is_likely.then_some(AT + word % 1025)
                     },
                 },
             );
