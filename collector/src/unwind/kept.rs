@@ -66,3 +66,46 @@ impl Kept {
         Ok(self.rules.get(rule as usize))
     }
 }
+
+/// A kernel, and beside it the same tables here.
+#[derive(Debug)]
+pub struct KeptBeside<'a, K> {
+    /// Who gets them first.
+    pub kernel: &'a mut K,
+    /// Who keeps them.
+    pub kept: &'a mut Kept,
+}
+
+impl<K: Kernel> Kernel for KeptBeside<'_, K> {
+    type Error = K::Error;
+
+    fn set_rules(&mut self, first: u32, rules: &[Rule]) -> Result<(), K::Error> {
+        self.kernel.set_rules(first, rules)?;
+        let Ok(()) = self.kept.set_rules(first, rules);
+        Ok(())
+    }
+
+    fn set_chunks(&mut self, chunks: &[(u32, &[Row])]) -> Result<(), K::Error> {
+        self.kernel.set_chunks(chunks)?;
+        let Ok(()) = self.kept.set_chunks(chunks);
+        Ok(())
+    }
+
+    fn clear_chunk(&mut self, chunk: u32) -> Result<(), K::Error> {
+        self.kernel.clear_chunk(chunk)?;
+        let Ok(()) = self.kept.clear_chunk(chunk);
+        Ok(())
+    }
+
+    fn set_ranges(&mut self, pid: Pid, ranges: &[Range]) -> Result<(), K::Error> {
+        self.kernel.set_ranges(pid, ranges)?;
+        let Ok(()) = self.kept.set_ranges(pid, ranges);
+        Ok(())
+    }
+
+    fn clear_ranges(&mut self, pid: Pid) -> Result<(), K::Error> {
+        self.kernel.clear_ranges(pid)?;
+        let Ok(()) = self.kept.clear_ranges(pid);
+        Ok(())
+    }
+}

@@ -21,7 +21,7 @@ mod rule;
 mod table;
 mod walk;
 
-pub use kept::Kept;
+pub use kept::{Kept, KeptBeside};
 pub use registry::{FileTable, Kernel, NoKernel, Tables};
 pub use rule::{Architecture, RuleSet};
 pub use table::{Frames, Table, TableError};
