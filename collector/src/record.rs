@@ -9,6 +9,8 @@
 //! interpreted here; the report is made from the file, by the same code that reads it on another machine.
 #![forbid(unsafe_code)]
 
+mod stuck;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
@@ -28,8 +30,10 @@ use crate::target::handoff::When;
 use crate::target::{
     AttachPlan, DebugSearch, DebugSources, Family, Modules, Process, Site, TargetError,
 };
-use crate::unwind::Tables;
+use crate::unwind::{Kept, KeptBeside, Tables};
 use holdup_probe_ebpf::wire;
+pub use stuck::StuckNews;
+use stuck::StuckThreads;
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Options {
     pub probes: probe::Config,
     /// Where debug information may be.
     pub debug_sources: DebugSources,
+    /// A thread that waits for one lock for so long is stuck.
+    pub stuck_after: Nanos,
 }
 
 /// Polls that return to a place without a probe are seen to end only at the thread's next poll. The
@@ -57,6 +63,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the records so far are handed to the system.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the threads that sleep are looked at: that often a thread can be told of that became stuck.
+pub const LOOK_FOR_STUCK_EVERY: Duration = KEEP_EVERY;
 
 /// Why there is no capture.
 #[derive(Debug, Error)]
@@ -90,13 +99,13 @@ pub enum RecordError {
     },
 }
 
-/// Records until the time is over, `interrupted` resolves, or the target ends. `started` is told once
-/// the recording has begun and how long attaching took.
+/// Records until the time is over, `interrupted` resolves, or the target ends. `tell` is told what a person who
+/// waits wants to know at once.
 pub async fn record(
     process: &Process,
     options: &Options,
     interrupted: impl Future<Output = ()>,
-    started: impl FnOnce(&Started),
+    mut tell: impl FnMut(News<'_>),
 ) -> Result<(), RecordError> {
     let search = DebugSearch::new(process, &options.debug_sources);
     let plan = process.plan(&search)?;
@@ -109,9 +118,19 @@ pub async fn record(
     }
     let mut recording = Recording::attach(process, &plan, &search, options)?;
     recording.warm_up().await?;
-    started(&recording.begin()?);
-    let reason = recording.run(options.duration, interrupted).await?;
+    tell(News::Started(recording.begin()?));
+    let reason = recording
+        .run(options.duration, interrupted, &mut tell)
+        .await?;
     recording.finish(reason)
+}
+
+/// What the person is told while it is recorded.
+pub enum News<'a> {
+    /// The recording has begun.
+    Started(Started),
+    /// Threads are stuck.
+    Stuck(StuckNews<'a>),
 }
 
 /// What the person is told when the recording begins.
@@ -138,6 +157,10 @@ struct Recording<'a> {
     search: &'a DebugSearch,
     /// For the kernel side to walk stacks with.
     tables: Tables,
+    /// The same tables, for stacks of threads that sleep.
+    kept: Kept,
+    /// None where this kernel does not show threads that sleep.
+    stuck: Option<StuckThreads>,
     sought_in_vain: Option<Instant>,
     execed: bool,
 }
@@ -157,7 +180,12 @@ impl<'a> Recording<'a> {
         let records = probes.records()?;
         // Before any probe can ask for a stack.
         let mut tables = Tables::default();
-        tables.update(&mut probes, process, &modules)?;
+        let mut kept = Kept::default();
+        let mut both = KeptBeside {
+            kernel: &mut probes,
+            kept: &mut kept,
+        };
+        tables.update(&mut both, process, &modules)?;
         for (site, poll) in plan.polls.iter().enumerate() {
             probes.set_site_class(site as u32, class_code(poll.class))?;
         }
@@ -171,7 +199,9 @@ impl<'a> Recording<'a> {
         let meta = meta(process, plan, config);
         // Ends before starts.
         let return_sites = attach_expected_returns(&mut probes, plan);
-        let families = attach(&mut probes, process, plan, config)?;
+        let mut families = attach(&mut probes, process, plan, config)?;
+        let (stuck, family) = StuckThreads::look_out(&mut probes, process, options.stuck_after);
+        families.push(family);
         // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
         let writer = Writer::create(&options.capture, &meta)?;
         let mut recording = Recording {
@@ -186,6 +216,8 @@ impl<'a> Recording<'a> {
             symbolizer,
             search,
             tables,
+            kept,
+            stuck,
             sought_in_vain: None,
             execed: false,
         };
@@ -245,6 +277,7 @@ impl<'a> Recording<'a> {
         &mut self,
         duration: Option<Duration>,
         interrupted: impl Future<Output = ()>,
+        tell: &mut impl FnMut(News<'_>),
     ) -> Result<EndReason, RecordError> {
         let mut target_ended = self
             .process
@@ -271,6 +304,7 @@ impl<'a> Recording<'a> {
                     self.writer.flush()?;
                     // A library that took the place of another one is not missed by any stack.
                     self.look_at_mappings();
+                    self.look_for_stuck(tell);
                 }
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
@@ -335,8 +369,11 @@ impl<'a> Recording<'a> {
         let Ok(modules) = self.process.modules() else {
             return false;
         };
-        let probes = &mut self.probes;
-        let updated = self.tables.update(probes, self.process, &modules);
+        let mut both = KeptBeside {
+            kernel: &mut self.probes,
+            kept: &mut self.kept,
+        };
+        let updated = self.tables.update(&mut both, self.process, &modules);
         updated.unwrap_or_else(|error| {
             tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
             false
@@ -386,7 +423,10 @@ impl<'a> Recording<'a> {
         let detach = Nanos(self.probes.detach().as_nanos() as u64);
         self.drain()?;
 
-        let stacks = self.probes.stacks()?;
+        let mut stacks = self.probes.stacks()?;
+        let stuck = self.stuck.take().map(StuckThreads::into_found);
+        let stuck = stuck.unwrap_or_default();
+        stacks.extend(stuck.stacks.into_iter().map(|(id, stack)| (id.0, stack)));
         let poll_sites = self.poll_sites()?;
         // Libraries may have been loaded meanwhile; of a target that is gone, the files that were opened at
         // the start remain.
@@ -414,6 +454,7 @@ impl<'a> Recording<'a> {
             stacks,
             counters: self.probes.counters()?,
             threads,
+            stuck: stuck.waits,
             symbols,
             end: End {
                 at: stop,

@@ -19,6 +19,7 @@ use crate::event::{
     CodeAddr, Event, LockOperation, LockOutcome, LockWaitTotals, Nanos, RawStack, StackId, Tid,
     Timestamp, WalkOutcome,
 };
+use crate::stuck::StuckWait;
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -252,6 +253,7 @@ struct Contents {
     stacks: BTreeMap<StackId, RawStack>,
     counters: Counters,
     threads: Vec<wire::Thread>,
+    stuck: Vec<StuckWait>,
     symbols: SymbolTable,
     end: Option<End>,
     undecoded: BTreeMap<String, u64>,
@@ -269,6 +271,7 @@ impl Contents {
             stacks: BTreeMap::new(),
             counters: Counters::default(),
             threads: Vec::new(),
+            stuck: Vec::new(),
             symbols: SymbolTable::default(),
             end: None,
             undecoded: BTreeMap::new(),
@@ -288,6 +291,7 @@ impl Contents {
                 self.counters = Counters::new(entries::<u64>(payload)?);
             }
             section::THREADS => self.threads.extend(entries::<wire::Thread>(payload)?),
+            section::STUCK => self.stuck.extend(json::<Vec<_>>(payload)?),
             section::SYMBOLS => {
                 let table: SymbolTable = json(payload)?;
                 self.symbols.frames.extend(table.frames);
@@ -380,6 +384,7 @@ impl Contents {
             lock_waits: self.lock_waits,
             stacks: self.stacks,
             counters: self.counters,
+            stuck: self.stuck,
             symbols: self.symbols,
             end,
             undecoded: self.undecoded,

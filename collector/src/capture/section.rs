@@ -46,6 +46,7 @@ pub const COUNTERS: u32 = 8;
 pub const THREADS: u32 = 9;
 pub const SYMBOLS: u32 = 10;
 pub const END: u32 = 11;
+pub const STUCK: u32 = 16;
 
 /// The checksum of a section.
 pub fn checksum(kind: u32, payload: &[u8]) -> u32 {

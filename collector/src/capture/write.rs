@@ -90,6 +90,7 @@ impl Writer {
             stacks,
             counters,
             threads,
+            stuck,
             symbols,
             end,
         } = rest;
@@ -111,6 +112,9 @@ impl Writer {
         }
         for threads in threads.chunks(CHUNK_ENTRIES) {
             self.section(section::THREADS, threads.as_bytes())?;
+        }
+        if !stuck.is_empty() {
+            self.json(section::STUCK, stuck)?;
         }
         let mut chunk = Vec::new();
         for (n, (key, stack)) in stacks.iter().enumerate() {

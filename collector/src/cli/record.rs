@@ -16,7 +16,8 @@ use super::{Exit, Failure, say};
 use crate::capture::{self, CaptureError, EndReason};
 use crate::event::Nanos;
 use crate::probe::{Config, ProbeError};
-use crate::record::{self, Options, RecordError};
+use crate::record::{self, News, Options, RecordError};
+use crate::render;
 use crate::report;
 use crate::target::doctor::Host;
 use crate::target::{Process, TargetError};
@@ -41,6 +42,9 @@ pub struct Args {
     /// CPU samples for each second; they cost nothing while no poll is long
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
+    /// A thread that waits for one lock for so long is told of at once
+    #[arg(long, default_value = "10s", value_parser = stuck_after)]
+    stuck_after: Duration,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -66,6 +70,17 @@ fn threshold(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(threshold)
+}
+
+fn stuck_after(text: &str) -> Result<Duration, String> {
+    let after = duration(text)?;
+    if !(record::LOOK_FOR_STUCK_EVERY..=LONGEST_THRESHOLD).contains(&after) {
+        return Err(format!(
+            "from {:?} to {LONGEST_THRESHOLD:?}",
+            record::LOOK_FOR_STUCK_EVERY
+        ));
+    }
+    Ok(after)
 }
 
 fn ring_buffer_bytes(text: &str) -> Result<u32, String> {
@@ -99,6 +114,7 @@ impl Args {
                 uprobe_multi: !self.no_uprobe_multi,
             },
             debug_sources: self.debug.sources(),
+            stuck_after: Nanos(self.stuck_after.as_nanos() as u64),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -111,7 +127,16 @@ impl Args {
         let name = process.name().to_owned();
         let pid = process.pid().0;
         runtime
-            .block_on(record::record(&process, &options, interrupted.wait(), |started| {
+            .block_on(record::record(&process, &options, interrupted.wait(), |news| {
+                let started = match news {
+                    News::Started(started) => started,
+                    News::Stuck(news) => {
+                        for group in report::stuck_now(&news, &rules) {
+                            render::stuck(&group).iter().for_each(|line| say(line));
+                        }
+                        return;
+                    }
+                };
                 let until = match self.duration {
                     Some(duration) => format!("for {}", humantime::format_duration(duration)),
                     None => "until Ctrl-C".to_owned(),

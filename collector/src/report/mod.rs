@@ -16,6 +16,7 @@ mod locks;
 mod model;
 mod protected;
 mod stacks;
+mod stuck;
 mod words;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use flame::{Flame, FlameFrame, FlameStack, FrameKind};
 pub use holders::Told;
 pub use limits::Limits;
 pub use model::*;
+pub use stuck::{StuckEntry, StuckGroup, StuckHolderEntry, StuckMember, stuck_now};
 
 pub use crate::correlate::{Activity, Evidence, LockKind};
 
@@ -59,15 +61,19 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
     let recorded = capture.end.at.since(capture.meta.start);
     let coverage = Coverage::new(capture, &polls, &stacks);
-    let findings = checks::findings(&checks::Facts {
+    let stuck = stuck::entries(capture, &stacks);
+    // Who never goes on comes first, however short the recording was.
+    let mut findings = stuck::findings(&stuck);
+    findings.extend(checks::findings(&checks::Facts {
         groups: &groups,
         locks: &locks.entries,
         lock_wait_certainty: coverage.of_lock_wait(),
         recorded,
         threshold: capture.meta.threshold,
-    });
+    }));
     let longest = limits.longest(&long_polls);
     let mut listed = locks.stacks.clone();
+    listed.extend(stuck::stack_ids(capture));
     listed.extend(
         longest
             .iter()
@@ -91,6 +97,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         poll_sites: poll_sites(capture, &long_polls),
         long_polls,
         locks: locks.entries,
+        stuck,
         condvars: locks.condvars,
         cut_stacks: stacks.cut(&listed),
         stacks: stack_table,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Flame;
+use super::{Flame, StuckEntry};
 use crate::capture::{Cut, EndReason, ProbeFamily, UnwindTables};
 use crate::classify::Origin;
 use crate::correlate::{Activity, Evidence, LockKind};
@@ -34,6 +34,9 @@ pub struct Report {
     pub long_polls: Vec<LongPollEntry>,
     /// The locks that somebody waited for, most waited for first.
     pub locks: Vec<LockEntry>,
+    /// Threads that were found waiting for a lock for long.
+    #[serde(default)]
+    pub stuck: Vec<StuckEntry>,
     /// Condvars: waiting there is idling or signalling, never contention.
     pub condvars: Vec<CondvarEntry>,
     /// The probed instances of `tokio::runtime::task::raw::poll` that were seen to poll.

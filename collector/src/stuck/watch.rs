@@ -104,6 +104,11 @@ impl Watch {
         &self.found
     }
 
+    /// The same, when no more looks follow.
+    pub fn into_found(self) -> Found {
+        self.found
+    }
+
     /// Looks once. Returns the waits that are news, as indices in what was found.
     pub fn look(
         &mut self,

@@ -591,6 +591,7 @@ fn rest() -> Rest {
         stacks: stacks(),
         counters,
         threads: vec![poll_under_way(), wait_under_way()],
+        stuck: Vec::new(),
         symbols: symbols(),
         end: End {
             at: Timestamp(at(2_000)),
