@@ -411,6 +411,8 @@ impl<'a> Recording<'a> {
 
     /// Everything off, then everything that the maps hold into the file.
     fn finish(mut self, reason: EndReason) -> Result<(), RecordError> {
+        // What it finds now is in the report.
+        self.look_for_stuck(&mut |_| {});
         let stop = probe::now();
         self.probes.set_window(wire::Window {
             start_ns: self.meta.start.0,

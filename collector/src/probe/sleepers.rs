@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use aya::programs::Iter;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_attr, bpf_cmd};
@@ -54,6 +55,7 @@ impl Probes {
                 source: io::ErrorKind::NotFound.into(),
             });
         }
+        let began = Instant::now();
         let program: &mut Iter = program_of(&mut self.ebpf, NAME)?;
         let types = aya::Btf::from_sys_fs().map_err(|error| failed(&error))?;
         program
@@ -62,6 +64,7 @@ impl Probes {
         let program = program.fd().map_err(|error| failed(&error))?;
         let link = attach(program.as_fd(), has_iterator_of_process().then_some(pidfd))
             .map_err(|error| ProbeError::from_io("look at sleeping threads", error))?;
+        tracing::debug!(program = NAME, took = ?began.elapsed(), "loaded and attached");
         Ok(Sleepers { link })
     }
 }

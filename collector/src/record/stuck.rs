@@ -1,5 +1,7 @@
 //! The part of a recording that looks out for threads that are stuck, and tells of them at once.
 
+use std::time::Instant;
+
 use super::{LOOK_FOR_STUCK_EVERY, News, Recording};
 use crate::capture::{MissingProbe, ProbeFamily};
 use crate::event::Nanos;
@@ -91,7 +93,10 @@ impl Recording<'_> {
             binary: &self.plan.binary,
             tables: &self.kept,
         };
-        match threads.watch.look(target, &KnownHolders::new()) {
+        let began = Instant::now();
+        let looked = threads.watch.look(target, &KnownHolders::new());
+        tracing::debug!(took = ?began.elapsed(), "looked for stuck threads");
+        match looked {
             Ok(news) if news.is_empty() => {}
             Ok(news) => {
                 threads.name_stacks(&mut self.symbolizer);

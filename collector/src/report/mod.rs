@@ -64,9 +64,11 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let stuck = stuck::entries(capture, &stacks);
     // Who never goes on comes first, however short the recording was.
     let mut findings = stuck::findings(&stuck);
+    let told = |lock: &&LockEntry| !stuck::say_all_of(lock, &stuck);
+    let other_locks: Vec<LockEntry> = locks.entries.iter().filter(told).cloned().collect();
     findings.extend(checks::findings(&checks::Facts {
         groups: &groups,
-        locks: &locks.entries,
+        locks: &other_locks,
         lock_wait_certainty: coverage.of_lock_wait(),
         recorded,
         threshold: capture.meta.threshold,

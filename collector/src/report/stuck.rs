@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::protected::ProtectedTypes;
 use super::stacks::{NamedStack, Stacks, hex};
 use super::words::{bounded, count};
-use super::{CallSite, Certainty, Finding, NamedFrame, label};
+use super::{CallSite, Certainty, Finding, LockEntry, NamedFrame, label};
 use crate::capture::Capture;
 use crate::classify::{Origin, Rules};
 use crate::event::{Nanos, StackId, Timestamp};
@@ -137,16 +137,14 @@ const DEADLOCK: &str = "deadlock";
 fn finding(group: &StuckGroup, entries: &[StuckEntry]) -> Finding {
     let members = || group.entries.iter().map(|n| &entries[*n]);
     let first = members().next();
-    let parts =
-        std::iter::once(group.headline.clone())
-            .chain(group.members.iter().zip(members()).map(
-                |(told, entry)| match &entry.call_site {
-                    Some(site) => format!("{}, at {}.", told.what, place(site)),
-                    None => format!("{}.", told.what),
-                },
-            ))
-            .chain((group.more > 0).then(|| format!("And {} more.", group.more)))
-            .chain(group.advice.map(str::to_owned));
+    let parts = std::iter::once(group.headline.clone())
+        .chain(
+            members()
+                .take(MEMBERS)
+                .map(|entry| format!("{}.", wants(entry, entries, entry.call_site.as_ref()))),
+        )
+        .chain((group.more > 0).then(|| format!("And {} more.", group.more)))
+        .chain(group.advice.map(str::to_owned));
     Finding {
         check: if group.is_circle {
             DEADLOCK.to_owned()
@@ -303,6 +301,15 @@ fn groups(entries: &[StuckEntry]) -> Vec<StuckGroup> {
     groups
 }
 
+/// Whether these entries say all that is known of a lock: it was waited for by stuck threads alone.
+pub(super) fn say_all_of(lock: &LockEntry, entries: &[StuckEntry]) -> bool {
+    let address = Some(&lock.address);
+    let told = entries
+        .iter()
+        .filter(|entry| entry.lock.as_ref() == address);
+    lock.totals.waits == 0 && lock.still_waiting.waits <= told.count() as u64
+}
+
 fn circle(members: Vec<usize>, entries: &[StuckEntry]) -> StuckGroup {
     let is_certain = members.iter().all(|n| {
         let mut holders = entries[*n].holders.iter();
@@ -388,7 +395,7 @@ fn of_lock(members: Vec<usize>, entries: &[StuckEntry]) -> StuckGroup {
 /// A group with what is told of its members.
 fn told(members: Vec<usize>, entries: &[StuckEntry]) -> StuckGroup {
     let told = members.iter().take(MEMBERS).map(|n| StuckMember {
-        what: wants(&entries[*n], entries),
+        what: wants(&entries[*n], entries, None),
         own_frames: entries[*n].own_frames.clone(),
     });
     StuckGroup {
@@ -401,8 +408,9 @@ fn told(members: Vec<usize>, entries: &[StuckEntry]) -> StuckGroup {
     }
 }
 
-/// `deadlock-ab (tid 5) wants to lock the Mutex<u64> at 0x…, which deadlock-ba (tid 6) likely has: …`.
-fn wants(entry: &StuckEntry, entries: &[StuckEntry]) -> String {
+/// `deadlock-ab (tid 5) wants to lock the Mutex<u64> at 0x… in transfer (src/accounts.rs:9), which deadlock-ba
+/// (tid 6) likely has, …`.
+fn wants(entry: &StuckEntry, entries: &[StuckEntry], site: Option<&CallSite>) -> String {
     let lock_type = match &entry.protects {
         Some(protects) => format!(
             "{}<{}>",
@@ -427,9 +435,10 @@ fn wants(entry: &StuckEntry, entries: &[StuckEntry]) -> String {
     } else {
         ""
     };
+    let place = site.map_or_else(String::new, |site| format!(" in {}", place(site)));
     let verb = if entry.has_ended { "wanted" } else { "wants" };
     format!(
-        "{} {verb} to {how} {which}{deadline}, {}",
+        "{} {verb} to {how} {which}{place}{deadline}, {}",
         who(entry),
         holder(entry, entries)
     )
