@@ -25,6 +25,7 @@ use crate::capture::{
 };
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
+use crate::stuck::StuckNews;
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
 use crate::target::{
@@ -32,7 +33,6 @@ use crate::target::{
 };
 use crate::unwind::{Kept, KeptBeside, Tables};
 use holdup_probe_ebpf::wire;
-pub use stuck::StuckNews;
 use stuck::StuckThreads;
 
 /// What to record.
@@ -411,8 +411,10 @@ impl<'a> Recording<'a> {
 
     /// Everything off, then everything that the maps hold into the file.
     fn finish(mut self, reason: EndReason) -> Result<(), RecordError> {
-        // What it finds now is in the report.
-        self.look_for_stuck(&mut |_| {});
+        // What it finds now is in the report. Another program's threads are nobody's.
+        if reason != EndReason::TargetExeced {
+            self.look_for_stuck(&mut |_| {});
+        }
         let stop = probe::now();
         self.probes.set_window(wire::Window {
             start_ns: self.meta.start.0,

@@ -144,7 +144,8 @@ fn is_in_futex(registers: &[u64; REGISTERS]) -> bool {
 /// ```
 #[inline(always)]
 fn asleep_ns(task: u64) -> u64 {
-    if offset!(last_arrival) == 0 {
+    // Some kernels keep it only when told to.
+    if offset!(last_arrival) == 0 || read::<u64>(task + offset!(last_arrival)).unwrap_or(0) == 0 {
         return ASLEEP_UNKNOWN;
     }
     // SAFETY: no preconditions.

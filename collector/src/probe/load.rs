@@ -437,13 +437,15 @@ mod tests {
     #[test]
     #[ignore = "live: loads programs into the running kernel, as root"]
     fn programs_load_for_either_architecture() {
+        let pid = Pid(std::process::id());
+        let process = crate::target::Process::open(pid).expect("it is this one");
         for is_aarch64 in [false, true] {
-            let pid = Pid(std::process::id());
             let mut probes = Probes::load_for(&Config::default(), pid, 1, is_aarch64)
                 .expect("maps can be made as root");
             if let Err(error) = probes
                 .attach_scheduler()
                 .and_then(|()| probes.attach_cpu_clock(997))
+                .and_then(|_| probes.sleepers(process.pidfd()))
             {
                 panic!("aarch64 {is_aarch64}: {error}");
             }

@@ -6,26 +6,9 @@ use super::{LOOK_FOR_STUCK_EVERY, News, Recording};
 use crate::capture::{MissingProbe, ProbeFamily};
 use crate::event::Nanos;
 use crate::probe::Probes;
-use crate::stuck::{Found, KnownHolders, StuckWait, Target, Watch};
+use crate::stuck::{Found, KnownHolders, StuckNews, Target, Watch};
 use crate::symbolize::{ProcessSymbolizer, SymbolTable};
 use crate::target::Process;
-
-/// Threads that are stuck, for whoever waits for news.
-pub struct StuckNews<'a> {
-    /// All that were found so far, with their stacks.
-    pub found: &'a Found,
-    /// Which of them are news.
-    pub news: std::ops::Range<usize>,
-    /// Names for the stacks.
-    pub symbols: &'a SymbolTable,
-}
-
-impl StuckNews<'_> {
-    /// Those that are stuck now.
-    pub fn now(&self) -> impl Iterator<Item = &StuckWait> {
-        self.found.waits.iter().filter(|wait| !wait.has_ended)
-    }
-}
 
 /// What looks out for them.
 pub(super) struct StuckThreads {
@@ -88,6 +71,10 @@ impl Recording<'_> {
         let Some(threads) = &mut self.stuck else {
             return;
         };
+        // Threads of a process that ends are gone, and did not go on.
+        if self.process.has_exited() {
+            return;
+        }
         let target = Target {
             process: self.process,
             binary: &self.plan.binary,

@@ -91,3 +91,106 @@ fn is_waited_for(operation: StuckOperation, key: u64, lock: u64, memory: &mut Me
             state & WRITER_PARKED != 0 && state & READERS != 0
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Pid;
+    use crate::target::Process;
+
+    /// What is told of words in this test's own memory, which `words` is filled with given where they are: what they
+    /// say depends on their addresses.
+    fn found<const N: usize>(
+        operation: StuckOperation,
+        futex_word: usize,
+        fill: impl Fn(u64) -> [u64; N],
+    ) -> Option<usize> {
+        let mut words = Box::new([0_u64; N]);
+        let base = words.as_ptr().addr() as u64;
+        *words = fill(base);
+        // Words that nobody reads need not be written.
+        std::hint::black_box(&words);
+        let process = Process::open(Pid(std::process::id())).expect("it is this one");
+        let mut memory = Memory::of(&process).expect("one's own can be read");
+        let futex = base + futex_word as u64 * 8;
+        find(operation, futex, &mut memory).map(|lock| (lock.0.wrapping_sub(base) / 8) as usize)
+    }
+
+    /// A thread's data from word 8 on, with the key in front, and its futex at word 12; the lock at word 20.
+    fn thread_data(base: u64, key: u64, state: u64) -> [u64; 24] {
+        let mut words = [0; 24];
+        words[8] = base + 20 * 8 + key;
+        words[9] = base + 8 * 8;
+        words[12] = 1;
+        words[20] = state;
+        words
+    }
+
+    /// A lock that says that it is locked and waited for is the one; one that does not, is none.
+    #[test]
+    fn parking_lots_locks() {
+        use StuckOperation::{Mutex, RwExclusive, RwShared, RwUpgrade};
+        for (operation, key, state, is_there) in [
+            (Mutex, 0, 0b11, true),
+            (Mutex, 0, 0b01, false),
+            (Mutex, 0, 0b00, false),
+            (RwShared, 0, 0b1001, true),
+            (RwShared, 0, 0b0001, false),
+            (RwExclusive, 0, 0x21, true),
+            (RwExclusive, 0, 0x20, false),
+            (RwExclusive, 1, 0x1a, true),
+            (RwExclusive, 1, 0x0a, false),
+            (RwUpgrade, 1, 0x1a, true),
+            (RwUpgrade, 1, 0x7f00_0000_001a, false),
+        ] {
+            let found = found(operation, 12, |base| thread_data(base, key, state));
+            assert_eq!(
+                found,
+                is_there.then_some(20),
+                "{operation:?} {key} {state:#x}"
+            );
+        }
+    }
+
+    /// Another compiler may put the key elsewhere: it is found if nothing else looks like one.
+    #[test]
+    fn keys_at_other_places() {
+        let elsewhere = |base: u64, places: &[(usize, u64)]| {
+            let mut words = [0; 24];
+            for (place, lock) in places {
+                words[*place] = base + lock * 8;
+            }
+            (words[20], words[21]) = (0b11, 0b11);
+            words
+        };
+        let find = |places: &[(usize, u64)]| {
+            found(StuckOperation::Mutex, 12, |base| elsewhere(base, places))
+        };
+        assert_eq!(find(&[(13, 20)]), Some(20));
+        assert_eq!(find(&[(13, 20), (15, 20)]), Some(20));
+        assert_eq!(find(&[(13, 20), (15, 21)]), None);
+        assert_eq!(find(&[(8, 20), (15, 21)]), Some(20), "the usual place");
+        assert_eq!(find(&[]), None);
+    }
+
+    /// std's locks are what their waiters sleep on, or right in front of it.
+    #[test]
+    fn stds_locks() {
+        use StuckOperation::{StdMutex, StdRead, StdWrite};
+        assert_eq!(found(StdMutex, 1, |_| [0, 2]), Some(1));
+        assert_eq!(found(StdMutex, 1, |_| [0, 1]), None);
+        assert_eq!(found(StdRead, 1, |_| [0, 0x7fff_ffff]), Some(1));
+        assert_eq!(found(StdRead, 1, |_| [0, 0x3fff_ffff]), None);
+        // The second half of the first word is what they write to, so the first one is the state.
+        let process = Process::open(Pid(std::process::id())).expect("it is this one");
+        let mut memory = Memory::of(&process).expect("one's own can be read");
+        let lock = Box::new([0x8000_0001_u32, 7]);
+        let state = lock.as_ptr().addr() as u64;
+        std::hint::black_box(&lock);
+        assert_eq!(
+            find(StdWrite, state + 4, &mut memory),
+            Some(LockAddr(state))
+        );
+        assert_eq!(find(StdWrite, 4, &mut memory), None);
+    }
+}

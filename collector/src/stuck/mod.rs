@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use watch::{Target, Watch};
 
 use crate::event::{LockAddr, Nanos, RawStack, StackId, Tid, Timestamp};
+use crate::symbolize::SymbolTable;
 
 /// What a thread waits to do with a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,7 +115,7 @@ pub struct StuckWait {
     pub found: Timestamp,
     /// When it was seen in this wait last.
     pub last_seen: Timestamp,
-    /// It was no more there at the next look.
+    /// It was no more there at the next two looks, while the process was.
     pub has_ended: bool,
     /// Who may hold the lock. Several for a mutex: at most one of them does.
     pub holders: Vec<StuckHolder>,
@@ -127,6 +128,23 @@ pub struct Found {
     pub waits: Vec<StuckWait>,
     /// Their stacks.
     pub stacks: BTreeMap<StackId, RawStack>,
+}
+
+/// Threads that are stuck, for whoever waits for news.
+pub struct StuckNews<'a> {
+    /// All that were found so far, with their stacks.
+    pub found: &'a Found,
+    /// Which of them are news.
+    pub news: std::ops::Range<usize>,
+    /// Names for the stacks.
+    pub symbols: &'a SymbolTable,
+}
+
+impl StuckNews<'_> {
+    /// Those that are stuck now.
+    pub fn now(&self) -> impl Iterator<Item = &StuckWait> {
+        self.found.waits.iter().filter(|wait| !wait.has_ended)
+    }
 }
 
 /// Who is known to hold which lock, because it was seen acquiring it.

@@ -47,6 +47,8 @@ pub struct Watch {
     /// How far apart looks are: a thread that will be stuck at the next one is told of with the others.
     every: Nanos,
     asleep: BTreeMap<Tid, Asleep>,
+    /// When was looked last.
+    looked: Timestamp,
     /// Looked for when the first thread is asleep for long.
     slow_paths: Option<SlowPaths>,
     found: Found,
@@ -94,6 +96,7 @@ impl Watch {
             after,
             every,
             asleep: BTreeMap::new(),
+            looked: probe::now(),
             slow_paths: None,
             found: Found::default(),
         }
@@ -117,7 +120,13 @@ impl Watch {
     ) -> io::Result<std::ops::Range<usize>> {
         let before = self.found.waits.len();
         let sleepers = self.sleepers.look()?;
-        self.follow(&sleepers, probe::now());
+        let looked = std::mem::replace(&mut self.looked, probe::now());
+        self.follow(&sleepers, self.looked);
+        // Once may be the last moment of a process that is being killed: only a second time is it sure that they
+        // went on.
+        for wait in &mut self.found.waits {
+            wait.has_ended = wait.last_seen < looked;
+        }
         if !self.has_news(&sleepers) {
             return Ok(before..before);
         }
@@ -173,9 +182,6 @@ impl Watch {
                 wait.waited = waited;
                 wait.last_seen = at;
             }
-        }
-        for wait in &mut self.found.waits {
-            wait.has_ended = wait.last_seen != at;
         }
     }
 

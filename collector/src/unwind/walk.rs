@@ -67,7 +67,7 @@ pub fn walk(tables: &Kept, thread: Thread<'_>) -> Walked {
         word: thread.word,
         frames: Vec::new(),
     };
-    let outcome = walk.to_the_end();
+    let outcome = walk.walk_on();
     Walked {
         outcome,
         frames: walk.frames,
@@ -90,7 +90,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn to_the_end(&mut self) -> WalkOutcome {
+    fn walk_on(&mut self) -> WalkOutcome {
         while self.frames.len() < STACK_FRAMES {
             let is_caller = !self.frames.is_empty();
             self.frames.push(WalkedFrame {

@@ -87,9 +87,9 @@ mod statics {
     }
 }
 
-/// Which locks.
+/// Which kind of locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Locks {
+pub enum Kind {
     Mutexes,
     RwLocks,
     StdMutexes,
@@ -98,7 +98,7 @@ pub enum Locks {
 }
 
 /// Starts two threads that are stuck from then on.
-pub fn start(locks: Locks, after: Duration) {
+pub fn start(kind: Kind, after: Duration) {
     macro_rules! pair {
         ($module:ident) => {{
             let accounts = $module::Accounts::new();
@@ -110,12 +110,12 @@ pub fn start(locks: Locks, after: Duration) {
             );
         }};
     }
-    match locks {
-        Locks::Mutexes => pair!(mutexes),
-        Locks::RwLocks => pair!(rwlocks),
-        Locks::StdMutexes => pair!(std_mutexes),
-        Locks::StdRwLocks => pair!(std_rwlocks),
-        Locks::Statics => start_pair(after, statics::save, statics::spend),
+    match kind {
+        Kind::Mutexes => pair!(mutexes),
+        Kind::RwLocks => pair!(rwlocks),
+        Kind::StdMutexes => pair!(std_mutexes),
+        Kind::StdRwLocks => pair!(std_rwlocks),
+        Kind::Statics => start_pair(after, statics::save, statics::spend),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::task::JoinHandle;
 
-use crate::deadlock::{self, Locks};
+use crate::deadlock::{self, Kind};
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
@@ -173,11 +173,11 @@ impl Started {
                 self.tasks.extend(tasks);
                 self.threads.push(thread);
             }
-            Scenario::Deadlock => deadlock::start(Locks::Mutexes, self.deadlock_after),
-            Scenario::RwDeadlock => deadlock::start(Locks::RwLocks, self.deadlock_after),
-            Scenario::StdDeadlock => deadlock::start(Locks::StdMutexes, self.deadlock_after),
-            Scenario::StdRwDeadlock => deadlock::start(Locks::StdRwLocks, self.deadlock_after),
-            Scenario::StaticDeadlock => deadlock::start(Locks::Statics, self.deadlock_after),
+            Scenario::Deadlock => deadlock::start(Kind::Mutexes, self.deadlock_after),
+            Scenario::RwDeadlock => deadlock::start(Kind::RwLocks, self.deadlock_after),
+            Scenario::StdDeadlock => deadlock::start(Kind::StdMutexes, self.deadlock_after),
+            Scenario::StdRwDeadlock => deadlock::start(Kind::StdRwLocks, self.deadlock_after),
+            Scenario::StaticDeadlock => deadlock::start(Kind::Statics, self.deadlock_after),
         }
     }
 
