@@ -112,6 +112,7 @@ impl Args {
                 frequency_hz: self.frequency,
                 ring_buffer_bytes: self.ring_buffer_bytes,
                 uprobe_multi: !self.no_uprobe_multi,
+                sample_everything: false,
             },
             debug_sources: self.debug.sources(),
             stuck_after: Nanos(self.stuck_after.as_nanos() as u64),

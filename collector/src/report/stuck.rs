@@ -16,14 +16,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::protected::ProtectedTypes;
+use super::locks::{self, lock_type};
+use super::protected::ToldTypes;
 use super::stacks::{NamedStack, Stacks, hex};
 use super::words::{bounded, count};
-use super::{CallSite, Certainty, Finding, LockEntry, NamedFrame, label};
+use super::{CallSite, Certainty, Finding, LockEntry, LockFamily, LockShape, NamedFrame};
 use crate::capture::Capture;
 use crate::classify::{Origin, Rules};
-use crate::event::{Nanos, StackId, Timestamp};
-use crate::stuck::{HolderEvidence, StuckNews, StuckOperation, StuckWait, Waited};
+use crate::correlate::LockKind;
+use crate::event::{LockOperation, Nanos, StackId, Timestamp};
+use crate::stuck::{HolderEvidence, StuckNews, StuckWait, Waited};
 
 /// Frames of the user's own code that are told of each thread.
 const OWN_FRAMES: usize = 6;
@@ -40,7 +42,11 @@ pub struct StuckEntry {
     /// Address of the lock; None where the thread's memory did not tell.
     pub lock: Option<String>,
     /// What it waits to do with it.
-    pub operation: StuckOperation,
+    pub operation: LockOperation,
+    /// Whose lock it is.
+    pub family: LockFamily,
+    /// What it is.
+    pub kind: LockShape,
     /// The type of what the lock protects, whole; None where debug information does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protects: Option<String>,
@@ -160,8 +166,8 @@ fn finding(group: &StuckGroup, entries: &[StuckEntry]) -> Finding {
              these locks from now on."
                 .to_owned()
         } else {
-            "Threads that wait for one lock for this long wait for somebody who does not let go of it: who \
-             waits himself, is gone, or forgot to."
+            "Threads that wait for one lock for this long wait for somebody who does not let go of it: because it \
+             waits itself, is gone, or forgot to."
                 .to_owned()
         },
         harm_ns: members().map(|entry| entry.waited_ns).sum(),
@@ -194,14 +200,18 @@ fn listed<'a>(
 
 fn entry(wait: &StuckWait, stacks: &Stacks, start: Timestamp) -> StuckEntry {
     let stack = stacks.get(Some(wait.stack));
-    let mut protects = ProtectedTypes::default();
-    protects.add(stacks, Some(wait.stack), wait.waited);
+    let lock_kind = LockKind::from(wait.operation);
+    let family = locks::family(lock_kind);
+    let mut types = ToldTypes::new(family);
+    types.add(stacks, Some(wait.stack), wait.waited);
     StuckEntry {
         tid: wait.tid.0,
         thread: wait.thread.clone(),
         lock: wait.lock.map(|lock| hex(lock.0)),
         operation: wait.operation,
-        protects: protects.heaviest(),
+        family,
+        kind: locks::shape(lock_kind, types.shape()),
+        protects: types.protects(),
         waited_ns: wait.waited,
         certainty: match wait.waited_is {
             Waited::Estimate => Certainty::Estimate,
@@ -220,7 +230,7 @@ fn entry(wait: &StuckWait, stacks: &Stacks, start: Timestamp) -> StuckEntry {
             })
             .collect(),
         circle: None,
-        call_site: stack.and_then(super::locks::site_of_lock),
+        call_site: stack.and_then(locks::site_of_lock),
         own_frames: stack.map(own_frames).unwrap_or_default(),
         stack: hex(wait.stack.0),
     }
@@ -414,24 +424,17 @@ fn told(members: Vec<usize>, entries: &[StuckEntry]) -> StuckGroup {
 /// `deadlock-ab (tid 5) wants to lock the Mutex<u64> at 0x… in transfer (src/accounts.rs:9), which deadlock-ba
 /// (tid 6) likely has, …`.
 fn wants(entry: &StuckEntry, entries: &[StuckEntry], site: Option<&CallSite>) -> String {
-    let lock_type = match &entry.protects {
-        Some(protects) => format!(
-            "{}<{}>",
-            entry.operation.lock_type(),
-            label::protected(protects)
-        ),
-        None => entry.operation.lock_type().to_owned(),
-    };
+    let lock_type = lock_type(entry.family, entry.kind, entry.protects.as_deref());
     let which = match &entry.lock {
         Some(lock) => format!("the {lock_type} at {lock}"),
         None => format!("a {lock_type} that could not be told"),
     };
     let how = match entry.operation {
-        StuckOperation::Mutex | StuckOperation::StdMutex => "lock",
-        StuckOperation::RwShared | StuckOperation::StdRead => "read",
-        StuckOperation::RwExclusive | StuckOperation::StdWrite => "write to",
-        StuckOperation::RwUpgradable => "read (upgradable)",
-        StuckOperation::RwUpgrade => "upgrade to write to",
+        LockOperation::RwShared | LockOperation::StdRead => "read",
+        LockOperation::RwExclusive | LockOperation::StdWrite => "write to",
+        LockOperation::RwUpgradable => "read (upgradable)",
+        LockOperation::RwUpgrade => "upgrade to write to",
+        _ => "lock",
     };
     let deadline = if entry.has_deadline {
         ", until its deadline"
@@ -522,7 +525,9 @@ mod tests {
             tid,
             thread: format!("t{tid}"),
             lock: Some(hex(lock)),
-            operation: StuckOperation::Mutex,
+            operation: LockOperation::Mutex,
+            family: LockFamily::ParkingLot,
+            kind: LockShape::Mutex,
             protects: None,
             waited_ns: Nanos(u64::from(tid) * 1_000_000_000),
             certainty: Certainty::Estimate,
@@ -583,8 +588,8 @@ mod tests {
             &[(
                 "deadlock",
                 "Deadlock: `t2` (tid 2) and `t3` (tid 3) wait for each other, for about 2.00 s so far. `t2` (tid 2) \
-                 wants to lock the Mutex at 0xa, which `t3` (tid 3) has, as it was seen acquiring it. `t3` (tid 3) \
-                 wants to lock the Mutex at 0xb, which `t2` (tid 2) has, as it was seen acquiring it. They never go \
+                 wants to lock the Mutex (parking_lot) at 0xa, which `t3` (tid 3) has, as it was seen acquiring it. `t3` (tid 3) \
+                 wants to lock the Mutex (parking_lot) at 0xb, which `t2` (tid 2) has, as it was seen acquiring it. They never go \
                  on. Take these locks in the same order everywhere.",
             )],
         );
@@ -656,8 +661,8 @@ mod tests {
             &[(
                 "stuck_threads",
                 "Stuck: `t2` (tid 2) and `t3` (tid 3) have waited for two locks for about 2.00 s, and nobody else is \
-                 stuck. They are a deadlock if each has what the other wants. `t2` (tid 2) wants to lock the Mutex \
-                 at 0xa, and who has it is not known. `t3` (tid 3) wants to lock the Mutex at 0xb, and who has it \
+                 stuck. They are a deadlock if each has what the other wants. `t2` (tid 2) wants to lock the Mutex (parking_lot) \
+                 at 0xa, and who has it is not known. `t3` (tid 3) wants to lock the Mutex (parking_lot) at 0xb, and who has it \
                  is not known.",
             )],
         );
@@ -694,7 +699,7 @@ mod tests {
             &[(
                 "stuck_threads",
                 "Stuck: `t2` (tid 2) waited for one lock for about 2.00 s and then went on. `t2` (tid 2) wanted to \
-                 lock the Mutex at 0xa, and who had it is not known.",
+                 lock the Mutex (parking_lot) at 0xa, and who had it is not known.",
             )],
         );
     }

@@ -1,17 +1,16 @@
 //! Which lock a thread waits for: the futex that it sleeps on and its memory go in, the lock's address comes out, if
 //! the lock itself agrees.
 
-use super::StuckOperation;
 use super::memory::Memory;
-use crate::event::LockAddr;
+use crate::event::{LockAddr, LockOperation};
 
 /// The lock, if one is found whose state says that somebody is parked on it.
-pub fn find(operation: StuckOperation, futex: u64, memory: &mut Memory) -> Option<LockAddr> {
+pub fn find(operation: LockOperation, futex: u64, memory: &mut Memory) -> Option<LockAddr> {
     let lock = match operation {
-        StuckOperation::StdMutex => std_mutex(futex, memory),
-        StuckOperation::StdRead => std_rwlock(futex, STD_READERS_WAITING, memory),
+        LockOperation::StdMutex => std_mutex(futex, memory),
+        LockOperation::StdRead => std_rwlock(futex, STD_READERS_WAITING, memory),
         // Writers wait on the second word: the first one counts.
-        StuckOperation::StdWrite => std_rwlock(futex.wrapping_sub(4), STD_WRITERS_WAITING, memory),
+        LockOperation::StdWrite => std_rwlock(futex.wrapping_sub(4), STD_WRITERS_WAITING, memory),
         _ => parking_lot(operation, futex, memory),
     };
     lock.map(LockAddr)
@@ -38,7 +37,7 @@ const PLACES: [i64; 16] = [
     -64, -56, -48, -40, -32, -24, -16, -8, 0, 8, 16, 24, 32, 40, 48, 56,
 ];
 
-fn parking_lot(operation: StuckOperation, futex: u64, memory: &mut Memory) -> Option<u64> {
+fn parking_lot(operation: LockOperation, futex: u64, memory: &mut Memory) -> Option<u64> {
     // The futex word is 4 bytes, beside words of 8.
     let base = futex & !7;
     let mut at = |place: i64| {
@@ -57,23 +56,23 @@ fn parking_lot(operation: StuckOperation, futex: u64, memory: &mut Memory) -> Op
 }
 
 /// Who has locked an RwLock for writing and waits for its readers to leave has the key behind the lock's address.
-fn lock_of_key(operation: StuckOperation, key: u64) -> u64 {
+fn lock_of_key(operation: LockOperation, key: u64) -> u64 {
     match operation {
-        StuckOperation::Mutex => key,
+        LockOperation::Mutex => key,
         _ => key & !1,
     }
 }
 
 /// Whether parking_lot's lock says that it is locked and that somebody is parked on this key: the bits are those of
 /// its `raw_mutex.rs` and `raw_rwlock.rs`.
-fn is_waited_for(operation: StuckOperation, key: u64, lock: u64, memory: &mut Memory) -> bool {
+fn is_waited_for(operation: LockOperation, key: u64, lock: u64, memory: &mut Memory) -> bool {
     const LOCKED_AND_PARKED: u8 = 0b11;
     const PARKED: u64 = 0b0001;
     const WRITER_PARKED: u64 = 0b0010;
     const UPGRADABLE: u64 = 0b0100;
     const WRITER: u64 = 0b1000;
     const READERS: u64 = !0b1111;
-    if operation == StuckOperation::Mutex {
+    if operation == LockOperation::Mutex {
         return memory.byte(lock) == Some(LOCKED_AND_PARKED);
     }
     // A lock of one word is where a word can be.
@@ -101,7 +100,7 @@ mod tests {
     /// What is told of words in this test's own memory, which `words` is filled with given where they are: what they
     /// say depends on their addresses.
     fn found<const N: usize>(
-        operation: StuckOperation,
+        operation: LockOperation,
         futex_word: usize,
         fill: impl Fn(u64) -> [u64; N],
     ) -> Option<usize> {
@@ -129,7 +128,7 @@ mod tests {
     /// A lock that says that it is locked and waited for is the one; one that does not, is none.
     #[test]
     fn parking_lots_locks() {
-        use StuckOperation::{Mutex, RwExclusive, RwShared, RwUpgrade};
+        use LockOperation::{Mutex, RwExclusive, RwShared, RwUpgrade};
         for (operation, key, state, is_there) in [
             (Mutex, 0, 0b11, true),
             (Mutex, 0, 0b01, false),
@@ -164,7 +163,7 @@ mod tests {
             words
         };
         let find = |places: &[(usize, u64)]| {
-            found(StuckOperation::Mutex, 12, |base| elsewhere(base, places))
+            found(LockOperation::Mutex, 12, |base| elsewhere(base, places))
         };
         assert_eq!(find(&[(13, 20)]), Some(20));
         assert_eq!(find(&[(13, 20), (15, 20)]), Some(20));
@@ -176,7 +175,7 @@ mod tests {
     /// std's locks are what their waiters sleep on, or right in front of it.
     #[test]
     fn stds_locks() {
-        use StuckOperation::{StdMutex, StdRead, StdWrite};
+        use LockOperation::{StdMutex, StdRead, StdWrite};
         assert_eq!(found(StdMutex, 1, |_| [0, 2]), Some(1));
         assert_eq!(found(StdMutex, 1, |_| [0, 1]), None);
         assert_eq!(found(StdRead, 1, |_| [0, 0x7fff_ffff]), Some(1));

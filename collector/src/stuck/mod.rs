@@ -27,40 +27,8 @@ use serde::{Deserialize, Serialize};
 
 pub use watch::{Target, Watch};
 
-use crate::event::{LockAddr, Nanos, RawStack, StackId, Tid, Timestamp};
+use crate::event::{LockAddr, LockOperation, Nanos, RawStack, StackId, Tid, Timestamp};
 use crate::symbolize::SymbolTable;
-
-/// What a thread waits to do with a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StuckOperation {
-    /// parking_lot `Mutex::lock`.
-    Mutex,
-    /// parking_lot `RwLock::read`.
-    RwShared,
-    /// parking_lot `RwLock::write`.
-    RwExclusive,
-    /// parking_lot `RwLock::upgradable_read`.
-    RwUpgradable,
-    /// parking_lot `RwLockUpgradableReadGuard::upgrade`.
-    RwUpgrade,
-    /// std `Mutex::lock`.
-    StdMutex,
-    /// std `RwLock::read`.
-    StdRead,
-    /// std `RwLock::write`.
-    StdWrite,
-}
-
-impl StuckOperation {
-    /// `Mutex` or `RwLock`.
-    pub fn lock_type(self) -> &'static str {
-        match self {
-            StuckOperation::Mutex | StuckOperation::StdMutex => "Mutex",
-            _ => "RwLock",
-        }
-    }
-}
 
 /// How well is known for how long a thread has waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -100,7 +68,7 @@ pub struct StuckWait {
     /// Its name.
     pub thread: String,
     /// What it waits for.
-    pub operation: StuckOperation,
+    pub operation: LockOperation,
     /// The lock; None where the thread's memory did not tell.
     pub lock: Option<LockAddr>,
     /// It gives up by itself at some time.
@@ -120,6 +88,9 @@ pub struct StuckWait {
     /// Who may hold the lock. Several for a mutex: at most one of them does.
     pub holders: Vec<StuckHolder>,
 }
+
+/// Threads that are told of at most: of a thousand that wait for one lock all but some are noise.
+pub const MOST_WAITS: usize = 256;
 
 /// All that was found in one recording.
 #[derive(Clone, Debug, Default)]

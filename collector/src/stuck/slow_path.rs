@@ -1,8 +1,10 @@
 //! Which code is a lock's slow path: a binary's symbols go in, the operation that an address is part of comes out.
 
-use super::StuckOperation;
+use crate::decode;
+use crate::event::LockOperation;
 use crate::target::Binary;
 use crate::target::names::plain_path;
+use crate::target::sites::slow_path_operation;
 
 /// The functions in which a thread waits for a lock, in a program that may have several versions of each.
 pub struct SlowPaths(Vec<SlowPath>);
@@ -10,7 +12,7 @@ pub struct SlowPaths(Vec<SlowPath>);
 struct SlowPath {
     start: u64,
     end: u64,
-    operation: StuckOperation,
+    operation: LockOperation,
 }
 
 impl SlowPaths {
@@ -35,7 +37,7 @@ impl SlowPaths {
     }
 
     /// What the function at an address waits for.
-    pub fn at(&self, address: u64) -> Option<StuckOperation> {
+    pub fn at(&self, address: u64) -> Option<LockOperation> {
         let path = self
             .0
             .iter()
@@ -45,50 +47,26 @@ impl SlowPaths {
 }
 
 /// By the function's name without its hash. A condvar's wait is none of these: who waits there is idle.
-fn operation(path: &str) -> Option<StuckOperation> {
-    // std moves its locks around (`sys::unix::locks::futex_mutex`, `sys::sync::mutex::futex`), and keeps their names.
-    if path.starts_with("std::sys::") {
-        let method = path.rsplit("::").take(2).collect::<Vec<_>>();
-        return match method[..] {
-            ["lock_contended", "Mutex"] => Some(StuckOperation::StdMutex),
-            ["read_contended", "RwLock"] => Some(StuckOperation::StdRead),
-            ["write_contended", "RwLock"] => Some(StuckOperation::StdWrite),
-            _ => None,
-        };
-    }
-    match path.strip_prefix("parking_lot::")? {
-        "raw_mutex::RawMutex::lock_slow" => Some(StuckOperation::Mutex),
-        "raw_rwlock::RawRwLock::lock_shared_slow" => Some(StuckOperation::RwShared),
-        "raw_rwlock::RawRwLock::lock_exclusive_slow" => Some(StuckOperation::RwExclusive),
-        "raw_rwlock::RawRwLock::lock_upgradable_slow" => Some(StuckOperation::RwUpgradable),
-        "raw_rwlock::RawRwLock::upgrade_slow" => Some(StuckOperation::RwUpgrade),
-        _ => None,
-    }
+fn operation(path: &str) -> Option<LockOperation> {
+    let operation = decode::lock_operation(slow_path_operation(path)?).ok()?;
+    (operation != LockOperation::Condvar).then_some(operation)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Both families, std's at its places of several years; no unlock, no condvar.
+    /// Both families; no unlock, no condvar.
     #[test]
     fn operations_by_name() {
         let named = [
             (
                 "std::sys::sync::mutex::futex::Mutex::lock_contended",
-                Some(StuckOperation::StdMutex),
-            ),
-            (
-                "std::sys::unix::locks::futex_mutex::Mutex::lock_contended",
-                Some(StuckOperation::StdMutex),
-            ),
-            (
-                "std::sys::sync::rwlock::futex::RwLock::write_contended",
-                Some(StuckOperation::StdWrite),
+                Some(LockOperation::StdMutex),
             ),
             (
                 "parking_lot::raw_rwlock::RawRwLock::upgrade_slow",
-                Some(StuckOperation::RwUpgrade),
+                Some(LockOperation::RwUpgrade),
             ),
             ("parking_lot::raw_mutex::RawMutex::unlock_slow", None),
             ("parking_lot::condvar::Condvar::wait_until_internal", None),

@@ -18,16 +18,12 @@ use holdup_probe_ebpf::wire::sleepers::{ASLEEP_UNKNOWN, Sleeper};
 use super::memory::Memory;
 use super::slow_path::SlowPaths;
 use super::{
-    Found, HolderEvidence, KnownHolders, StuckHolder, StuckOperation, StuckWait, Waited, holder,
-    lock,
+    Found, HolderEvidence, KnownHolders, MOST_WAITS, StuckHolder, StuckWait, Waited, holder, lock,
 };
-use crate::event::{LockAddr, Nanos, RawStack, StackId, Tid, Timestamp};
+use crate::event::{LockAddr, LockOperation, Nanos, RawStack, StackId, Tid, Timestamp};
 use crate::probe::{self, Sleepers};
 use crate::target::{Binary, Process};
 use crate::unwind::{self, Architecture, Kept, Walked};
-
-/// Threads that are told of at most: of a thousand that wait for one lock all but some are noise.
-const MOST_WAITS: usize = 256;
 
 /// The process that is watched.
 #[derive(Clone, Copy)]
@@ -75,7 +71,7 @@ struct Waiting {
     walked: Walked,
     /// Which of its frames is the slow path.
     slow_path: usize,
-    operation: StuckOperation,
+    operation: LockOperation,
     lock: Option<LockAddr>,
 }
 
