@@ -166,8 +166,8 @@ fn finding(group: &StuckGroup, entries: &[StuckEntry]) -> Finding {
              these locks from now on."
                 .to_owned()
         } else {
-            "Threads that wait for one lock for this long wait for somebody who does not let go of it: because it \
-             waits itself, is gone, or forgot to."
+            "Threads that wait for one lock for this long wait for somebody who does not let go of it, who waits \
+             for something else, is gone, or forgot to."
                 .to_owned()
         },
         harm_ns: members().map(|entry| entry.waited_ns).sum(),
