@@ -2,6 +2,7 @@
 //! members come out. Compilers of C programs for BPF leave that to the loader; Rust's don't.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use super::wire::sleepers::TaskOffsets;
 
@@ -58,7 +59,9 @@ impl ReturnProbeOffsets {
 /// Where the running kernel keeps what the iterator over threads reads; None when it does not tell. Some kernels
 /// don't keep since when a thread runs (`CONFIG_SCHED_INFO`).
 pub fn task_offsets() -> Option<TaskOffsets> {
-    find_task_offsets(&fs::read(PATH).ok()?)
+    // Whoever loads the programs and whoever starts the iterator ask; the answer takes milliseconds.
+    static OFFSETS: OnceLock<Option<TaskOffsets>> = OnceLock::new();
+    *OFFSETS.get_or_init(|| find_task_offsets(&fs::read(PATH).ok()?))
 }
 
 fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
