@@ -9,6 +9,8 @@
 //! interpreted here; the report is made from the file, by the same code that reads it on another machine.
 #![forbid(unsafe_code)]
 
+mod stuck;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
@@ -24,14 +26,16 @@ use crate::capture::{
 use crate::classify::{Origin, Rules};
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
+use crate::stuck::StuckNews;
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
 use crate::target::{
     AttachPlan, DebugSearch, DebugSources, Family, FastPath, Modules, Process, Site, TargetError,
     fast_paths,
 };
-use crate::unwind::Tables;
+use crate::unwind::{Kept, KeptBeside, Tables};
 use holdup_probe_ebpf::wire;
+use stuck::StuckThreads;
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Options {
     pub debug_sources: DebugSources,
     /// See also locks that nobody waits for: a probe in every fast path that debug information tells of.
     pub uncontended: bool,
+    /// A thread that waits for one lock for so long is stuck.
+    pub stuck_after: Nanos,
 }
 
 /// Polls that return to a place without a probe are seen to end only at the thread's next poll. The
@@ -61,6 +67,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the records so far are handed to the system.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the threads that sleep are looked at: that often a thread can be told of that became stuck.
+pub const LOOK_FOR_STUCK_EVERY: Duration = KEEP_EVERY;
 
 /// Why there is no capture.
 #[derive(Debug, Error)]
@@ -94,13 +103,13 @@ pub enum RecordError {
     },
 }
 
-/// Records until the time is over, `interrupted` resolves, or the target ends. `started` is told once
-/// the recording has begun and how long attaching took.
+/// Records until the time is over, `interrupted` resolves, or the target ends. `tell` is told what a person who
+/// waits wants to know at once.
 pub async fn record(
     process: &Process,
     options: &Options,
     interrupted: impl Future<Output = ()>,
-    started: impl FnOnce(&Started),
+    mut tell: impl FnMut(News<'_>),
 ) -> Result<(), RecordError> {
     let search = DebugSearch::new(process, &options.debug_sources);
     let plan = process.plan(&search)?;
@@ -113,9 +122,19 @@ pub async fn record(
     }
     let mut recording = Recording::attach(process, &plan, &search, options)?;
     recording.warm_up().await?;
-    started(&recording.begin()?);
-    let reason = recording.run(options.duration, interrupted).await?;
+    tell(News::Started(recording.begin()?));
+    let reason = recording
+        .run(options.duration, interrupted, &mut tell)
+        .await?;
     recording.finish(reason)
+}
+
+/// What the person is told while it is recorded.
+pub enum News<'a> {
+    /// The recording has begun.
+    Started(Started),
+    /// Threads are stuck.
+    Stuck(StuckNews<'a>),
 }
 
 /// What the person is told when the recording begins.
@@ -142,6 +161,10 @@ struct Recording<'a> {
     search: &'a DebugSearch,
     /// For the kernel side to walk stacks with.
     tables: Tables,
+    /// The same tables, for stacks of threads that sleep.
+    kept: Kept,
+    /// None where this kernel does not show threads that sleep.
+    stuck: Option<StuckThreads>,
     sought_in_vain: Option<Instant>,
     execed: bool,
 }
@@ -161,7 +184,12 @@ impl<'a> Recording<'a> {
         let records = probes.records()?;
         // Before any probe can ask for a stack.
         let mut tables = Tables::default();
-        tables.update(&mut probes, process, &modules)?;
+        let mut kept = Kept::default();
+        let mut both = KeptBeside {
+            kernel: &mut probes,
+            kept: &mut kept,
+        };
+        tables.update(&mut both, process, &modules)?;
         for (site, poll) in plan.polls.iter().enumerate() {
             probes.set_site_class(site as u32, class_code(poll.class))?;
         }
@@ -179,6 +207,8 @@ impl<'a> Recording<'a> {
         if options.uncontended {
             families.push(attach_fast_paths(&mut probes, plan, &mut symbolizer));
         }
+        let (stuck, family) = StuckThreads::look_out(&mut probes, process, options.stuck_after);
+        families.push(family);
         // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
         let writer = Writer::create(&options.capture, &meta)?;
         let mut recording = Recording {
@@ -193,6 +223,8 @@ impl<'a> Recording<'a> {
             symbolizer,
             search,
             tables,
+            kept,
+            stuck,
             sought_in_vain: None,
             execed: false,
         };
@@ -252,6 +284,7 @@ impl<'a> Recording<'a> {
         &mut self,
         duration: Option<Duration>,
         interrupted: impl Future<Output = ()>,
+        tell: &mut impl FnMut(News<'_>),
     ) -> Result<EndReason, RecordError> {
         let mut target_ended = self
             .process
@@ -278,6 +311,7 @@ impl<'a> Recording<'a> {
                     self.writer.flush()?;
                     // A library that took the place of another one is not missed by any stack.
                     self.look_at_mappings();
+                    self.look_for_stuck(tell);
                 }
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
@@ -342,8 +376,11 @@ impl<'a> Recording<'a> {
         let Ok(modules) = self.process.modules() else {
             return false;
         };
-        let probes = &mut self.probes;
-        let updated = self.tables.update(probes, self.process, &modules);
+        let mut both = KeptBeside {
+            kernel: &mut self.probes,
+            kept: &mut self.kept,
+        };
+        let updated = self.tables.update(&mut both, self.process, &modules);
         updated.unwrap_or_else(|error| {
             tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
             false
@@ -381,6 +418,10 @@ impl<'a> Recording<'a> {
 
     /// Everything off, then everything that the maps hold into the file.
     fn finish(mut self, reason: EndReason) -> Result<(), RecordError> {
+        // What it finds now is in the report. Another program's threads are nobody's.
+        if reason != EndReason::TargetExeced {
+            self.look_for_stuck(&mut |_| {});
+        }
         let stop = probe::now();
         self.probes.set_window(wire::Window {
             start_ns: self.meta.start.0,
@@ -394,7 +435,10 @@ impl<'a> Recording<'a> {
         let detach = Nanos(self.probes.detach().as_nanos() as u64);
         self.drain()?;
 
-        let stacks = self.probes.stacks()?;
+        let mut stacks = self.probes.stacks()?;
+        let stuck = self.stuck.take().map(StuckThreads::into_found);
+        let stuck = stuck.unwrap_or_default();
+        stacks.extend(stuck.stacks.into_iter().map(|(id, stack)| (id.0, stack)));
         let poll_sites = self.poll_sites()?;
         // Libraries may have been loaded meanwhile; of a target that is gone, the files that were opened at
         // the start remain.
@@ -424,6 +468,7 @@ impl<'a> Recording<'a> {
             stacks,
             counters: self.probes.counters()?,
             threads,
+            stuck: stuck.waits,
             symbols,
             end: End {
                 at: stop,

@@ -32,6 +32,8 @@ mod sched;
 #[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
+mod tasks;
+#[cfg(target_arch = "bpf")]
 mod threads;
 #[cfg(target_arch = "bpf")]
 mod unwind;

@@ -16,7 +16,8 @@ use super::{Exit, Failure, say};
 use crate::capture::{self, CaptureError, EndReason};
 use crate::event::Nanos;
 use crate::probe::{Config, ProbeError};
-use crate::record::{self, Options, RecordError};
+use crate::record::{self, News, Options, RecordError};
+use crate::render;
 use crate::report;
 use crate::target::doctor::Host;
 use crate::target::{Process, TargetError};
@@ -45,6 +46,9 @@ pub struct Args {
     /// parking_lot's and std's locks that debug information tells of, at half a microsecond for each use of a lock
     #[arg(long)]
     uncontended: bool,
+    /// A thread that waits for one lock for so long is told of at once
+    #[arg(long, default_value = "10s", value_parser = stuck_after)]
+    stuck_after: Duration,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -70,6 +74,17 @@ fn threshold(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(threshold)
+}
+
+fn stuck_after(text: &str) -> Result<Duration, String> {
+    let after = duration(text)?;
+    if !(record::LOOK_FOR_STUCK_EVERY..=LONGEST_THRESHOLD).contains(&after) {
+        return Err(format!(
+            "from {:?} to {LONGEST_THRESHOLD:?}",
+            record::LOOK_FOR_STUCK_EVERY
+        ));
+    }
+    Ok(after)
 }
 
 fn ring_buffer_bytes(text: &str) -> Result<u32, String> {
@@ -105,6 +120,7 @@ impl Args {
             },
             debug_sources: self.debug.sources(),
             uncontended: self.uncontended,
+            stuck_after: Nanos(self.stuck_after.as_nanos() as u64),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -117,7 +133,16 @@ impl Args {
         let name = process.name().to_owned();
         let pid = process.pid().0;
         runtime
-            .block_on(record::record(&process, &options, interrupted.wait(), |started| {
+            .block_on(record::record(&process, &options, interrupted.wait(), |news| {
+                let started = match news {
+                    News::Started(started) => started,
+                    News::Stuck(news) => {
+                        for group in report::stuck_now(&news, &rules) {
+                            render::stuck(&group).iter().for_each(|line| say(line));
+                        }
+                        return;
+                    }
+                };
                 let until = match self.duration {
                     Some(duration) => format!("for {}", humantime::format_duration(duration)),
                     None => "until Ctrl-C".to_owned(),

@@ -19,4 +19,5 @@ mod kernel;
 mod processes;
 mod report;
 mod stacks;
+mod stuck;
 mod workload;
