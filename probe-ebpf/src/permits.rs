@@ -261,11 +261,17 @@ pub unsafe fn thread_releases(
             None => (0, 0),
         };
         let is_across = acquired_in_ns != 0 && poll_start_ns != acquired_in_ns;
-        let release_stack = if release_stack == 0 && (is_long || is_across) {
+        let is_fast = release_stack == 0;
+        let has_waiters = (*state).waiting != 0;
+        let release_stack = if is_fast && (is_long || is_across || has_waiters) {
             unwind::user_stack(KIND_UPROBE)
         } else {
             release_stack
         };
+        // Nobody is parked yet, so that the slow unlock does not tell of it.
+        if is_fast && has_waiters {
+            holders::remember(state, at_ns, release_stack, (*thread).tid);
+        }
         let is_only = (*permits).count == 1;
         let hold = Held {
             lock,

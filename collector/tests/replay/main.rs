@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod recording;
+mod scenarios;
 
 use std::path::Path;
 
