@@ -186,7 +186,7 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         (*state).acquired_ns = 0;
         // Where the acquisition was seen nothing has to be concluded.
         if (*state).is_watched != 0
-            && permits::thread_releases(thread, lock, operation, at_ns, stack)
+            && permits::thread_releases(thread, lock, operation, at_ns, Some(stack))
         {
             return;
         }
