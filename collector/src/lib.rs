@@ -10,6 +10,8 @@ pub mod cli;
 pub mod correlate;
 pub mod decode;
 pub mod event;
+pub mod follow;
+pub mod gate;
 pub mod probe;
 pub mod record;
 pub mod render;

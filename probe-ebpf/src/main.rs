@@ -28,6 +28,8 @@ mod scratch;
 #[cfg(target_arch = "bpf")]
 mod threads;
 #[cfg(target_arch = "bpf")]
+mod tree;
+#[cfg(target_arch = "bpf")]
 mod unwind;
 #[cfg(target_arch = "bpf")]
 mod window;

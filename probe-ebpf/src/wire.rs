@@ -6,6 +6,7 @@
 //! (`bpf_ktime_get_ns`). All addresses are virtual addresses in the target. `tid` is the kernel's
 //! thread id in the initial PID namespace.
 
+pub mod tree;
 pub mod unwind;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -56,9 +56,9 @@ pub struct Args {
 const LONGEST_THRESHOLD: Duration = Duration::from_secs(3600);
 
 /// Below this a "long" poll is an ordinary one, and each of them would be an event.
-const SHORTEST_THRESHOLD: Duration = Duration::from_micros(100);
+pub(super) const SHORTEST_THRESHOLD: Duration = Duration::from_micros(100);
 
-fn threshold(text: &str) -> Result<Duration, String> {
+pub(super) fn threshold(text: &str) -> Result<Duration, String> {
     let threshold = duration(text)?;
     if !(SHORTEST_THRESHOLD..=LONGEST_THRESHOLD).contains(&threshold) {
         return Err(format!(
@@ -99,6 +99,7 @@ impl Args {
                 uprobe_multi: !self.no_uprobe_multi,
             },
             debug_sources: self.debug.sources(),
+            from_first_instruction: false,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -144,7 +145,7 @@ impl Args {
     }
 }
 
-fn record_failure(error: RecordError, process: &Process) -> Failure {
+pub(super) fn record_failure(error: RecordError, process: &Process) -> Failure {
     let exit = match error {
         // Whatever went wrong with it, it went wrong because it is gone.
         RecordError::Target(_) | RecordError::Probe(_) if process.has_exited() => {

@@ -16,13 +16,16 @@ mod readable;
 mod ring;
 mod syscall;
 mod tables;
+mod tree;
 mod uprobe_multi;
+mod watchdog;
 
 pub use clock::now;
 pub use error::ProbeError;
 pub use load::{Config, Probes, UprobePoint, UprobeProgram};
 pub use readable::Readable;
 pub use ring::Records;
+pub use tree::{Tree, TreeCounts};
 pub use uprobe_multi::is_supported as uprobe_multi_is_supported;
 
 use holdup_probe_ebpf::wire;

@@ -16,7 +16,7 @@ mod locks;
 mod model;
 mod protected;
 mod stacks;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 

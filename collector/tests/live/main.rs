@@ -18,5 +18,6 @@ mod interruptions;
 mod kernel;
 mod processes;
 mod report;
+mod run;
 mod stacks;
 mod workload;
