@@ -95,6 +95,14 @@ pub enum LockOperation {
     RwUpgrade,
     /// parking_lot `Condvar::wait`: never contention.
     Condvar,
+    /// std `Mutex::lock`.
+    StdMutex,
+    /// std `RwLock::read`.
+    StdRead,
+    /// std `RwLock::write`.
+    StdWrite,
+    /// Permits of Tokio's `batch_semaphore`: its `Mutex`, `RwLock`, `Semaphore`, or a bounded channel's room.
+    TokioAcquire,
 }
 
 /// How a lock wait ended.
@@ -185,23 +193,48 @@ pub struct OffCpu {
     pub stack: Option<StackId>,
 }
 
-/// A CPU sample inside an old poll.
+/// What a poll is to its runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PollClass {
+    /// A task on a scheduler.
+    Scheduler,
+    /// A task on the blocking pool, a worker's loop included.
+    Blocking,
+    /// Not told.
+    Unknown,
+}
+
+/// A CPU sample: inside an old poll, or of any thread while somebody waits for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuSample {
     /// The thread.
     pub tid: Tid,
-    /// The poll, named by its start.
-    pub poll_start: Timestamp,
+    /// The poll, named by its start: the one that blocks a runtime, else the innermost; None outside of polls.
+    pub poll_start: Option<Timestamp>,
+    /// What that poll is; `Unknown` also outside of polls.
+    pub class: PollClass,
     /// When.
     pub at: Timestamp,
     /// Where.
     pub stack: Option<StackId>,
 }
 
+/// One who held a lock during a wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitHolder {
+    /// The thread that released the lock.
+    pub tid: Tid,
+    /// How much of the wait it took.
+    pub held: Nanos,
+    /// Stack of its release.
+    pub stack: Option<StackId>,
+}
+
 /// One lock wait with an event of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockWait {
-    /// The waiting thread.
+    /// The waiting thread; for a lock of Tokio's the one whose poll ended the wait.
     pub tid: Tid,
     /// Entered the slow path.
     pub start: Timestamp,
@@ -217,10 +250,51 @@ pub struct LockWait {
     pub poll_start: Option<Timestamp>,
     /// Stack at its start.
     pub waiter_stack: Option<StackId>,
-    /// Stack of the last slow unlock during the wait.
-    pub holder_stack: Option<StackId>,
-    /// Thread of that unlock.
-    pub holder: Option<Tid>,
+    /// The task that waited for a lock of Tokio's.
+    pub task: Option<TaskAddr>,
+    /// Releases during the wait.
+    pub releases: u32,
+    /// Who released, in that order; of more than fit, the last ones.
+    pub holders: [Option<WaitHolder>; wire::WAIT_HOLDERS],
+    /// The wait behind the last release.
+    pub handover: Nanos,
+}
+
+impl LockWait {
+    /// The holder that took most of the wait, of those that are known.
+    pub fn main_holder(&self) -> Option<WaitHolder> {
+        let known = self.holders.iter().flatten();
+        known.copied().max_by_key(|holder| holder.held)
+    }
+}
+
+/// A hold with an event of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The thread that released.
+    pub tid: Tid,
+    /// When.
+    pub end: Timestamp,
+    /// The lock.
+    pub lock: LockAddr,
+    /// How it was acquired, or what kind of lock it is.
+    pub operation: LockOperation,
+    /// It was held for at least so long: exactly, if `exact`.
+    pub at_least: Nanos,
+    /// And for no longer than this, where an acquisition by the same thread was seen.
+    pub at_most: Option<Nanos>,
+    /// Both ends were seen.
+    pub exact: bool,
+    /// It was acquired in an earlier poll than it was released in.
+    pub across_await: bool,
+    /// Where it was acquired.
+    pub acquire_stack: Option<StackId>,
+    /// Where it was released.
+    pub release_stack: Option<StackId>,
+    /// The task that released it.
+    pub task: Option<TaskAddr>,
+    /// The poll that released it, named by its start.
+    pub poll_start: Option<Timestamp>,
 }
 
 /// One record of the ring buffer.
@@ -250,6 +324,8 @@ pub enum Event {
     LongPoll(LongPoll),
     /// See [`LockWait`].
     LockWait(LockWait),
+    /// See [`Hold`].
+    Hold(Hold),
     /// The target replaced its image: what follows belongs to another program.
     ProcessExec {
         /// When.
@@ -350,7 +426,7 @@ impl WalkOutcome {
     }
 }
 
-/// Sum over all lock waits of one (lock, operation, outcome, waiter stack, holder stack).
+/// Sum over all lock waits of one (lock, operation, outcome, waiter stack).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockWaitTotals {
     /// The lock.
@@ -361,8 +437,6 @@ pub struct LockWaitTotals {
     pub outcome: LockOutcome,
     /// Stack at their start.
     pub waiter_stack: Option<StackId>,
-    /// Stack of the slow unlock that ended them.
-    pub holder_stack: Option<StackId>,
     /// How many.
     pub count: u64,
     /// Their summed duration.
@@ -373,6 +447,64 @@ pub struct LockWaitTotals {
     pub long_count: u64,
     /// Their summed duration.
     pub long_total: Nanos,
+    /// Of all, the waits during which a release was seen.
+    pub joined: u64,
+    /// What of those lay behind the last release.
+    pub handover: Nanos,
     /// Entry i counts waits of 2^i up to (excluding) 2^(i+1) ns; the last one is open.
     pub log2_histogram: Vec<u64>,
+}
+
+/// Who waited for whom: sum over one (lock, operation, waiter stack, stack of a release during the wait).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairTotals {
+    /// The lock.
+    pub lock: LockAddr,
+    /// What was wanted.
+    pub operation: LockOperation,
+    /// Stack at the wait's start.
+    pub waiter_stack: Option<StackId>,
+    /// Stack of the release.
+    pub holder_stack: Option<StackId>,
+    /// Releases during waits.
+    pub count: u64,
+    /// What these holders took of the waits.
+    pub total: Nanos,
+    /// The most of one wait.
+    pub max: Nanos,
+}
+
+/// Holds that ended: sum over one (lock, operation, stacks, how good they are).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldTotals {
+    /// The lock.
+    pub lock: LockAddr,
+    /// What was acquired.
+    pub operation: LockOperation,
+    /// Of a lock of Tokio's a place where it is acquired.
+    pub acquire_stack: Option<StackId>,
+    /// Where it was released.
+    pub release_stack: Option<StackId>,
+    /// What is known of them.
+    pub evidence: HoldEvidence,
+    /// Acquired in an earlier poll than released in.
+    pub across_await: bool,
+    /// How many.
+    pub count: u64,
+    /// Their summed duration, or at least so much of it.
+    pub total: Nanos,
+    /// The longest.
+    pub max: Nanos,
+}
+
+/// What is known of a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldEvidence {
+    /// Both ends were seen.
+    Exact,
+    /// The end was seen, and that it was held since a moment before: a lower bound.
+    AtLeast,
+    /// The lock was acquired in a poll and still locked at that poll's end, by whomever.
+    LockedAtPollEnd,
 }

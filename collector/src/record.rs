@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::capture::{
     CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
@@ -412,6 +412,7 @@ impl<'a> Recording<'a> {
         // the ring buffer afterwards. What is in both is told apart by thread and start.
         let threads = self.probes.threads()?;
         self.drain()?;
+        self.record_waiting_tasks(stop)?;
         let detach = Nanos(self.probes.detach().as_nanos() as u64);
         self.drain()?;
 
@@ -440,6 +441,8 @@ impl<'a> Recording<'a> {
             poll_sites,
             return_sites: self.return_sites,
             lock_waits: self.probes.lock_waits()?,
+            pairs: self.probes.pairs()?,
+            holds: self.probes.holds()?,
             stacks,
             counters: self.probes.counters()?,
             threads,
@@ -452,6 +455,44 @@ impl<'a> Recording<'a> {
             meta: self.meta,
         };
         self.writer.finish(&rest)?;
+        Ok(())
+    }
+
+    /// Tasks that wait for a lock of Tokio's when the recording ends. One that gave up left no trace: its `Acquire` says
+    /// whether it is still there.
+    fn record_waiting_tasks(&mut self, stop: Timestamp) -> Result<(), RecordError> {
+        for (acquire, wait) in self.probes.task_waits()? {
+            if wait.start_ns < self.meta.start.0
+                || stop.since(Timestamp(wait.start_ns)) < self.meta.threshold
+                || !self.process.is_waiting(acquire, &wait)
+            {
+                continue;
+            }
+            let still_waiting = wire::LockWait {
+                header: wire::EventHeader {
+                    kind: wire::EVENT_LOCK_WAIT,
+                    tid: wait.tid,
+                    at_ns: stop.0,
+                },
+                start_ns: wait.start_ns,
+                lock: wait.semaphore,
+                poll_start_ns: 0,
+                waiter_stack: wait.waiter_stack,
+                task: wait.task,
+                handover_ns: 0,
+                releases: 0,
+                operation: wire::LOCK_TOKIO_ACQUIRE,
+                outcome: wire::OUTCOME_STILL_WAITING,
+                zero: 0,
+                holders: [wire::WaitHolder {
+                    stack: 0,
+                    held_ns: 0,
+                    tid: 0,
+                    zero: 0,
+                }; wire::WAIT_HOLDERS],
+            };
+            self.writer.record(still_waiting.as_bytes())?;
+        }
         Ok(())
     }
 
@@ -525,7 +566,7 @@ fn attach(
             .slow_unlocks
             .iter()
             .filter(|unlock| unlock.family() == family)
-            .map(|unlock| point(&unlock.site, 0))
+            .map(|unlock| point(&unlock.site, u64::from(unlock.operation)))
             .collect();
         let waits: Vec<UprobePoint> = plan
             .slow_paths
@@ -548,11 +589,30 @@ fn attach(
                     .map(|handoff| point(&handoff.site, handoff_cookie(&handoff.when)))
                     .collect(),
             )],
-            Family::Mutex | Family::Rwlock | Family::Condvar => vec![
+            Family::Mutex
+            | Family::Rwlock
+            | Family::Condvar
+            | Family::StdMutex
+            | Family::StdRwlock => vec![
                 (UprobeProgram::UnlockEnter, unlocks),
                 (UprobeProgram::LockReturn, waits.clone()),
                 (UprobeProgram::LockEnter, waits),
             ],
+            Family::TokioSync => {
+                let acquires = plan.acquires.iter();
+                let acquires: Vec<UprobePoint> = acquires
+                    .map(|acquire| point(&acquire.site, acquire.cookie))
+                    .collect();
+                let releases = plan.permit_releases.iter();
+                vec![
+                    (
+                        UprobeProgram::PermitsReleased,
+                        releases.map(|site| point(site, 0)).collect(),
+                    ),
+                    (UprobeProgram::AcquireReturn, acquires.clone()),
+                    (UprobeProgram::AcquireEnter, acquires),
+                ]
+            }
         };
         for (program, points) in groups {
             let points: Vec<UprobePoint> = points;
@@ -561,8 +621,8 @@ fn attach(
                 continue;
             };
             match result {
-                // A slow path counts once, not for its entry and its return.
-                Ok(()) if program == UprobeProgram::LockReturn => {}
+                // A function counts once, not for its entry and its return.
+                Ok(()) if program.is_at_return() => {}
                 Ok(()) => family.attached += points.len() as u32,
                 Err(error @ (ProbeError::Permission { .. } | ProbeError::Verifier { .. })) => {
                     return Err(error.into());

@@ -1,11 +1,12 @@
-//! CPU samples inside polls that are already old: the frequency costs a map look-up per tick while
-//! nothing is wrong.
+//! CPU samples: inside polls that are already old, and of every thread while somebody waits for a lock, because it may
+//! be the holder. While nothing is wrong the frequency costs a few map look-ups per tick.
 
 use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
 use holdup_probe_ebpf::wire::{self, unwind::KIND_SAMPLE};
 
 use crate::{
     emit::{count, emit},
+    locks,
     maps::config,
     polls, threads, unwind, window,
 };
@@ -22,15 +23,26 @@ pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
     if thread.lock_waits != 0 {
         return 0;
     }
-    let Some(poll) = polls::active(thread) else {
-        return 0;
-    };
-    // SAFETY: points into the record.
-    let poll_start_ns = unsafe { (*poll).start_ns };
     let at_ns = crate::now();
-    if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns()
-        || !window::includes(poll_start_ns)
-    {
+    if !window::includes(at_ns) {
+        return 0;
+    }
+    let (mut poll_start_ns, mut class) = (0, wire::CLASS_UNKNOWN);
+    let mut is_wanted = config::sample() == wire::SAMPLE_EVERYTHING || locks::anybody_waits();
+    if let Some(poll) = polls::active(thread) {
+        // SAFETY: points into the record.
+        unsafe {
+            (poll_start_ns, class) = ((*poll).start_ns, (*poll).class);
+        }
+        is_wanted |= at_ns.saturating_sub(poll_start_ns) >= config::sample_after_ns()
+            && window::includes(poll_start_ns);
+    } else if let Some(poll) = polls::innermost(thread) {
+        // SAFETY: points into the record.
+        unsafe {
+            (poll_start_ns, class) = ((*poll).start_ns, (*poll).class);
+        }
+    }
+    if !is_wanted {
         return 0;
     }
     count(wire::COUNTER_SAMPLES);
@@ -42,6 +54,8 @@ pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
         },
         poll_start_ns,
         stack: unwind::user_stack(KIND_SAMPLE),
+        class,
+        zero: 0,
     };
     emit(&sample, wire::COUNTER_LOST_SAMPLES);
     0

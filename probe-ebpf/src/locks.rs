@@ -1,4 +1,5 @@
-//! Lock waits: entry and return of parking_lot's slow paths, and who released the lock.
+//! Lock waits of threads: entry and return of parking_lot's and std's slow paths, and who released the lock:
+//! parking_lot's slow unlocks, and for std, whose waiters sleep on the lock itself, who wakes one of them.
 //!
 //! A thread's slow paths nest: a condvar's wait takes its mutex back inside, which is a lock wait of
 //! its own; a slow path inside another lock's slow path is part of that wait and not counted twice.
@@ -8,7 +9,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::bpf_get_attach_cookie,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_get_attach_cookie},
     macros::{uprobe, uretprobe},
     programs::ProbeContext,
 };
@@ -17,7 +18,8 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 use crate::{
     atomics,
     emit::{count, emit},
-    maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, RELEASES, Release, config},
+    holders::{self, Join},
+    maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
     polls, registers, threads, unwind, window,
 };
 
@@ -59,6 +61,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         // Before the stack is walked: a preemption from here on is part of the wait and of nothing else.
         if !is_condvar {
             (*thread).lock_waits += 1;
+            waiting(1);
         }
         // A condvar's stack would tell where idle threads idle, at a price for each of their parks.
         let waiter_stack = if is_condvar || inside_another {
@@ -74,6 +77,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
             deadline_ns: deadline(&ctx, cookie),
             operation,
             inside_another: u32::from(inside_another),
+            asleep_ns: 0,
         };
         (*thread).lock_depth = depth + 1;
     }
@@ -143,6 +147,10 @@ unsafe fn pop(thread: *mut wire::Thread) -> wire::LockFrame {
         (*thread).lock_depth = depth;
         if left.operation != wire::LOCK_CONDVAR && (*thread).lock_waits != 0 {
             (*thread).lock_waits -= 1;
+            waiting(u64::MAX);
+        }
+        if left.asleep_ns != 0 {
+            holders::woke(left.lock);
         }
         left
     }
@@ -197,10 +205,9 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
             wire::COUNTER_LOCK_WAITS
         });
     }
-    let mut key = wire::LockWaitKey {
+    let key = wire::LockWaitKey {
         lock: wait.lock,
         waiter_stack: wait.waiter_stack,
-        holder_stack: 0,
         operation: wait.operation,
         outcome: if cut {
             wire::OUTCOME_STILL_WAITING
@@ -208,23 +215,27 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
             outcome(wait, at_ns, returned)
         },
     };
+    let is_over = recorded && !cut;
     if is_condvar {
-        if recorded && !cut {
-            aggregate(&key, wait_ns);
+        if is_over {
+            aggregate(&key, wait_ns, None);
         }
         return;
     }
-    let mut holder_tid = 0;
-    if let Some(release) = RELEASES.get_ptr(wait.lock) {
-        // SAFETY: a map value; read field by field, checked by its time.
-        let release = unsafe { *release };
-        if release.at_ns >= wait.start_ns {
-            key.holder_stack = release.stack;
-            holder_tid = release.tid;
-        }
+    let join = Join::new(
+        wait.lock,
+        wait.operation,
+        wait.waiter_stack,
+        wait.start_ns,
+        at_ns,
+        is_over,
+    );
+    if is_over {
+        aggregate(&key, wait_ns, Some(&join));
     }
-    if recorded && !cut {
-        aggregate(&key, wait_ns);
+    if key.outcome == wire::OUTCOME_ACQUIRED {
+        // SAFETY: the caller's promise.
+        unsafe { acquired(thread, wait, at_ns) };
     }
 
     let mut poll_start_ns = 0;
@@ -240,25 +251,245 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
     if (poll_is_old && window::includes(poll_start_ns))
         || (recorded && wait_ns >= config::threshold_ns())
     {
-        let event = wire::LockWait {
-            header: wire::EventHeader {
-                kind: wire::EVENT_LOCK_WAIT,
-                // SAFETY: the caller's promise.
-                tid: unsafe { (*thread).tid },
-                at_ns,
-            },
-            start_ns: wait.start_ns,
-            lock: wait.lock,
-            poll_start_ns,
-            waiter_stack: key.waiter_stack,
-            holder_stack: key.holder_stack,
-            holder_tid,
-            operation: key.operation,
-            outcome: key.outcome,
-            zero: 0,
-        };
-        emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
+        // SAFETY: the caller's promise.
+        let tid = unsafe { (*thread).tid };
+        emit_wait(&join, &key, tid, wait.start_ns, at_ns, poll_start_ns, 0);
     }
+}
+
+#[inline(always)]
+fn emit_wait(
+    join: &Join,
+    key: &wire::LockWaitKey,
+    tid: u32,
+    start_ns: u64,
+    at_ns: u64,
+    poll_start_ns: u64,
+    task: u64,
+) {
+    let event = wire::LockWait {
+        header: wire::EventHeader {
+            kind: wire::EVENT_LOCK_WAIT,
+            tid,
+            at_ns,
+        },
+        start_ns,
+        lock: key.lock,
+        poll_start_ns,
+        waiter_stack: key.waiter_stack,
+        task,
+        handover_ns: join.handover_ns(),
+        releases: join.releases,
+        operation: key.operation,
+        outcome: key.outcome,
+        zero: 0,
+        holders: join.holders,
+    };
+    emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
+}
+
+/// A task's wait for a lock of Tokio's has ended with the lock, in a poll of the running thread.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+pub unsafe fn task_wait_ended(thread: *mut wire::Thread, wait: &wire::TaskWait, at_ns: u64) {
+    let recording = window::get();
+    if !window::includes(wait.start_ns) || at_ns > recording.stop_ns {
+        return;
+    }
+    count(wire::COUNTER_TASK_WAITS);
+    let wait_ns = at_ns.saturating_sub(wait.start_ns);
+    let key = wire::LockWaitKey {
+        lock: wait.semaphore,
+        waiter_stack: wait.waiter_stack,
+        operation: wire::LOCK_TOKIO_ACQUIRE,
+        outcome: wire::OUTCOME_ACQUIRED,
+    };
+    let join = Join::new(
+        key.lock,
+        key.operation,
+        key.waiter_stack,
+        wait.start_ns,
+        at_ns,
+        true,
+    );
+    aggregate(&key, wait_ns, Some(&join));
+    if wait_ns >= config::threshold_ns() {
+        // SAFETY: the caller's promise.
+        let tid = unsafe { (*thread).tid };
+        emit_wait(&join, &key, tid, wait.start_ns, at_ns, 0, wait.task);
+    }
+}
+
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+unsafe fn acquired(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64) {
+    // SAFETY: the caller's promise; masked below ACQUIRED, a power of two.
+    unsafe {
+        holders::acquired(
+            wait.lock,
+            wait.operation,
+            (*thread).tid,
+            wait.waiter_stack,
+            at_ns,
+        );
+        if (*thread).active_poll != 0 && wire::is_exclusive(wait.operation) {
+            let n = (*thread).acquisitions;
+            *acquisition(thread, n) = wire::Acquired {
+                lock: wait.lock,
+                at_ns,
+                operation: wait.operation,
+                zero: 0,
+            };
+            (*thread).acquisitions = n + 1;
+        }
+    }
+}
+
+/// The n-th acquisition of a poll.
+#[inline(always)]
+fn acquisition(thread: *mut wire::Thread, n: u32) -> *mut wire::Acquired {
+    // SAFETY: masked below ACQUIRED, a power of two.
+    unsafe {
+        (&raw mut (*thread).acquired)
+            .cast::<wire::Acquired>()
+            .add(n as usize & (wire::ACQUIRED - 1))
+    }
+}
+
+/// The active poll ends. Locks that it has acquired and not released, as far as that was seen, may be free by now:
+/// their fast unlock is seen by nobody. One that is still locked may have been acquired by somebody else since, so
+/// that this says no more than that the guard may live on.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+pub unsafe fn poll_ended(thread: *mut wire::Thread, at_ns: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*thread).acquisitions == 0 {
+            return;
+        }
+        (*thread).acquisitions = 0;
+        for n in 0..wire::ACQUIRED as u32 {
+            let acquired = acquisition(thread, n);
+            let (lock, operation) = ((*acquired).lock, (*acquired).operation);
+            (*acquired).lock = 0;
+            if lock != 0 && is_locked(lock, operation) && window::includes((*acquired).at_ns) {
+                let key = wire::HoldKey {
+                    lock,
+                    acquire_stack: 0,
+                    release_stack: 0,
+                    operation,
+                    flags: wire::HOLD_LOCKED_AT_POLL_END,
+                };
+                holders::add_hold(&key, at_ns.saturating_sub((*acquired).at_ns));
+            }
+        }
+    }
+}
+
+/// Whether a lock's own word says that somebody holds it exclusively.
+#[inline(always)]
+fn is_locked(lock: u64, operation: u32) -> bool {
+    // parking_lot's raw_mutex.rs and raw_rwlock.rs; std's sys/sync/mutex/futex.rs and rwlock/futex.rs.
+    const LOCKED_BIT: u32 = 0b1;
+    const WRITER_BIT: u32 = 0b1000;
+    const WRITE_LOCKED: u32 = (1 << 30) - 1;
+    // SAFETY: the helper checks user addresses and reports a fault as an error.
+    unsafe {
+        match operation {
+            wire::LOCK_MUTEX => bpf_probe_read_user(lock as *const u8)
+                .is_ok_and(|state| u32::from(state) & LOCKED_BIT != 0),
+            wire::LOCK_STD_MUTEX => {
+                bpf_probe_read_user(lock as *const u32).is_ok_and(|state| state != 0)
+            }
+            wire::LOCK_STD_WRITE => bpf_probe_read_user(lock as *const u32)
+                .is_ok_and(|state| state & WRITE_LOCKED == WRITE_LOCKED),
+            _ => bpf_probe_read_user(lock as *const u32).is_ok_and(|state| state & WRITER_BIT != 0),
+        }
+    }
+}
+
+/// A thread is switched out asleep, with a slow path under way.
+#[inline(always)]
+pub fn fell_asleep(thread: *mut wire::Thread) {
+    // SAFETY: the thread's own context switch.
+    unsafe {
+        let depth = (*thread).lock_depth;
+        if depth == 0 {
+            return;
+        }
+        let wait = frame(thread, depth - 1);
+        if (*wait).operation != wire::LOCK_CONDVAR && (*wait).asleep_ns == 0 {
+            let at_ns = crate::now();
+            (*wait).asleep_ns = at_ns;
+            holders::fell_asleep((*wait).lock, at_ns);
+        }
+    }
+}
+
+/// A thread is woken by the running one. If it slept on a lock of std's, that thread has just released the lock: there
+/// is no timeout that could have woken it.
+#[inline(always)]
+pub fn woken(thread: *mut wire::Thread) {
+    // SAFETY: a thread that can't run; its wakers come one after the other.
+    unsafe {
+        let depth = (*thread).lock_depth;
+        if depth == 0 {
+            return;
+        }
+        let wait = frame(thread, depth - 1);
+        if (*wait).asleep_ns == 0 {
+            return;
+        }
+        (*wait).asleep_ns = 0;
+        let (lock, operation) = ((*wait).lock, (*wait).operation);
+        let is_by_target = (bpf_get_current_pid_tgid() >> 32) as u32 == (*thread).tgid;
+        if wire::is_std_lock(operation)
+            && is_by_target
+            && let Some(waker) = threads::current_or_new()
+        {
+            let stack = unwind::user_stack(KIND_UPROBE);
+            forget(waker, lock);
+            holders::released(waker, lock, operation, crate::now(), stack);
+        }
+        holders::woke(lock);
+    }
+}
+
+/// A lock that the running thread releases is no acquisition of its poll any more.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+unsafe fn forget(thread: *mut wire::Thread, lock: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for n in 0..wire::ACQUIRED as u32 {
+            let acquired = acquisition(thread, n);
+            if (*acquired).lock == lock {
+                (*acquired).lock = 0;
+            }
+        }
+    }
+}
+
+/// Adds to the number of threads that are in a slow path.
+#[inline(always)]
+pub fn waiting(more: u64) {
+    if let Some(waiting) = WAITING.get_ptr_mut(0) {
+        // SAFETY: a map value.
+        unsafe { atomics::add(waiting, more) };
+    }
+}
+
+/// Whether any thread is in a slow path.
+#[inline(always)]
+pub fn anybody_waits() -> bool {
+    WAITING.get(0).is_some_and(|waiting| *waiting != 0)
 }
 
 /// How a wait ended. The slow paths return a bool in the low byte, but where no caller looks at it the
@@ -281,7 +512,7 @@ fn outcome(wait: &wire::LockFrame, at_ns: u64, returned: u64) -> u32 {
 }
 
 #[inline(always)]
-fn aggregate(key: &wire::LockWaitKey, wait_ns: u64) {
+fn aggregate(key: &wire::LockWaitKey, wait_ns: u64, join: Option<&Join>) {
     let totals = match LOCK_WAITS.get_ptr_mut(key) {
         Some(totals) => totals,
         None => {
@@ -305,6 +536,12 @@ fn aggregate(key: &wire::LockWaitKey, wait_ns: u64) {
         if wait_ns >= wire::LONG_WAIT_NS {
             atomics::add(&raw mut (*totals).long_count, 1);
             atomics::add(&raw mut (*totals).long_total_ns, wait_ns);
+        }
+        if let Some(join) = join
+            && join.releases != 0
+        {
+            atomics::add(&raw mut (*totals).joined_count, 1);
+            atomics::add(&raw mut (*totals).handover_ns, join.handover_ns());
         }
         let bucket = log2(wait_ns);
         let last = wire::LOCK_WAIT_BUCKETS as u32 - 1;
@@ -349,25 +586,19 @@ fn log2(mut value: u64) -> u32 {
 }
 
 /// A lock that somebody is parked on is about to be released: this thread is the holder that they
-/// waited for.
+/// waited for. The cookie is the `LOCK_` code of what kind of lock it is.
 #[uprobe]
 pub fn unlock_enter(ctx: ProbeContext) -> u32 {
     let Some(record) = threads::current_or_new() else {
         return 0;
     };
-    count(wire::COUNTER_UNLOCKS);
-    // SAFETY: the running thread's record.
-    let release = unsafe {
-        Release {
-            at_ns: crate::now(),
-            stack: unwind::user_stack(KIND_UPROBE),
-            tid: (*record).tid,
-            zero: 0,
-        }
-    };
+    // SAFETY: the context of this program.
+    let operation = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
     let lock = registers::argument(&ctx, 0);
-    if RELEASES.insert(lock, release, 0).is_err() {
-        count(wire::COUNTER_UNLOCKS_NOT_STORED);
-    }
+    let at_ns = crate::now();
+    let stack = unwind::user_stack(KIND_UPROBE);
+    // SAFETY: the running thread's record.
+    unsafe { forget(record, lock) };
+    holders::released(record, lock, operation, at_ns, stack);
     0
 }

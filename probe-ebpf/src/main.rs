@@ -12,11 +12,15 @@ mod cpu;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
+mod holders;
+#[cfg(target_arch = "bpf")]
 mod intern;
 #[cfg(target_arch = "bpf")]
 mod locks;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod permits;
 #[cfg(target_arch = "bpf")]
 mod polls;
 #[cfg(target_arch = "bpf")]

@@ -11,7 +11,11 @@ use holdup_probe_ebpf::wire::{
     unwind::{Chunk, MAX_CHUNKS, MAX_PROCESSES, MAX_RULES, Ranges, Rule},
 };
 
-use crate::scratch::{self, Scratch};
+use crate::{
+    holders::LockState,
+    permits::{Permits, PermitsKey},
+    scratch::{self, Scratch},
+};
 
 /// Configuration: set by user space before loading, constant for the verifier afterwards.
 pub mod config {
@@ -21,6 +25,9 @@ pub mod config {
     /// Samples and intervals are written once a poll is this old.
     #[unsafe(no_mangle)]
     static SAMPLE_AFTER_NS: u64 = 1_250_000;
+    /// Which CPU samples are kept: a `SAMPLE_` code.
+    #[unsafe(no_mangle)]
+    static SAMPLE: u8 = 0;
     /// The target's process id in holdup's PID namespace.
     #[unsafe(no_mangle)]
     static TARGET_TGID: u32 = 0;
@@ -62,6 +69,7 @@ pub mod config {
     }
     read!(threshold_ns, THRESHOLD_NS, u64);
     read!(sample_after_ns, SAMPLE_AFTER_NS, u64);
+    read!(sample, SAMPLE, u8);
     read!(target_tgid, TARGET_TGID, u32);
     read!(pid_ns_dev, PID_NS_DEV, u64);
     read!(pid_ns_ino, PID_NS_INO, u64);
@@ -135,19 +143,34 @@ pub static LOCK_WAITS: HashMap<wire::LockWaitKey, wire::LockWaitTotals> =
 #[map]
 pub static EMPTY_LOCK_WAIT: Array<wire::LockWaitTotals> = Array::with_max_entries(1, 0);
 
-/// Who released a lock through its slow unlock last.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Release {
-    pub at_ns: u64,
-    pub stack: u64,
-    pub tid: u32,
-    pub zero: u32,
-}
-
-/// The last slow unlock of each lock. Least recently used ones make room.
+/// What is known of each lock. Least recently used ones make room.
 #[map]
-pub static RELEASES: LruHashMap<u64, Release> = LruHashMap::with_max_entries(8192, 0);
+pub static LOCKS: LruHashMap<u64, LockState> = LruHashMap::with_max_entries(8192, 0);
+
+/// A zeroed record to start one from.
+#[map]
+pub static EMPTY_LOCK: Array<LockState> = Array::with_max_entries(1, 0);
+
+/// Who waited for whom, summed.
+#[map]
+pub static PAIRS: HashMap<wire::PairKey, wire::PairTotals> = HashMap::with_max_entries(16384, 0);
+
+/// Holds, summed.
+#[map]
+pub static HOLDS: HashMap<wire::HoldKey, wire::HoldTotals> = HashMap::with_max_entries(16384, 0);
+
+/// How many threads are in a lock's slow path.
+#[map]
+pub static WAITING: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Tasks that wait for permits. A wait that was given up stays until it makes room.
+#[map]
+pub static TASK_WAITS: LruHashMap<wire::AcquireAddr, wire::TaskWait> =
+    LruHashMap::with_max_entries(8192, 0);
+
+/// Permits that were acquired. Those that are never given back make room.
+#[map]
+pub static PERMITS: LruHashMap<PermitsKey, Permits> = LruHashMap::with_max_entries(8192, 0);
 
 /// Class of each poll site, set by user space.
 #[map]

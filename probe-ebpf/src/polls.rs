@@ -31,6 +31,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     atomics,
     emit::{count, count_by, emit, emit_urgent},
+    locks,
     maps::{CORE_TAKERS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
     registers, threads, window,
 };
@@ -58,6 +59,19 @@ pub fn active(thread: *const wire::Thread) -> Option<*mut wire::PollFrame> {
         None
     } else {
         Some(frame(thread, active - 1))
+    }
+}
+
+/// The poll that this thread is in, whatever it is.
+#[inline(always)]
+pub fn innermost(thread: *const wire::Thread) -> Option<*mut wire::PollFrame> {
+    let thread = thread.cast_mut();
+    // SAFETY: a thread's record in the map.
+    let depth = unsafe { (*thread).poll_depth };
+    if depth == 0 {
+        None
+    } else {
+        Some(frame(thread, depth - 1))
     }
 }
 
@@ -256,6 +270,9 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
         let outer = poll.outer_active;
         let outer_is_over = (*frame(thread, outer.wrapping_sub(1))).handed_off_ns != 0;
         (*thread).active_poll = if outer_is_over { 0 } else { outer };
+        if was_active {
+            locks::poll_ended(thread, at_ns);
+        }
         let handed_off = poll.handed_off_ns != 0;
 
         let recording = window::get();

@@ -16,9 +16,13 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
 use crate::{
     emit::{emit, emit_urgent},
+    locks,
     maps::{THREADS, config},
     polls, threads, unwind, window,
 };
+
+/// `TASK_INTERRUPTIBLE` of include/linux/sched.h.
+const INTERRUPTIBLE: u32 = 1;
 
 /// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`
 /// of include/trace/events/sched.h, since 5.18. `prev` is still the running thread.
@@ -27,7 +31,14 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
     let preempted = ctx.arg::<u64>(0) as u8 != 0;
     let prev_state = ctx.arg::<u64>(3) as u32;
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(1)) {
-        switched_out(record, preempted || prev_state == 0);
+        // SAFETY: the thread's own context switch.
+        let in_slow_path = unsafe { (*record).lock_waits } != 0;
+        if !in_slow_path {
+            switched_out(record, preempted || prev_state == 0);
+        } else if !preempted && prev_state & INTERRUPTIBLE != 0 {
+            // Waiting for the disk (a page fault) is not interruptible.
+            locks::fell_asleep(record);
+        }
     }
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(2)) {
         switched_in(record);
@@ -41,8 +52,8 @@ fn switched_out(record: *mut wire::Thread, runnable: bool) {
     // that only while `off_cpu_start_ns` is set.
     unsafe {
         let thread = &mut *record;
-        // Off-CPU time inside a slow path is part of the lock wait.
-        if thread.active_poll == 0 || thread.lock_waits != 0 {
+        // Off-CPU time inside a slow path is part of the lock wait, and not asked about.
+        if thread.active_poll == 0 {
             return;
         }
         thread.off_cpu_stack = unwind::user_stack(KIND_OFF_CPU);
@@ -97,10 +108,13 @@ fn switched_in(record: *mut wire::Thread) {
     }
 }
 
-/// `TP_PROTO(struct task_struct *p)`: `p` became runnable.
-#[raw_tracepoint(tracepoint = "sched_wakeup")]
-pub fn sched_wakeup(ctx: RawTracePointContext) -> i32 {
+/// `TP_PROTO(struct task_struct *p)`: the running thread (or an interrupt on top of it) makes `p` runnable.
+///
+/// Not `sched_wakeup`, which comes a moment later and maybe on another CPU: there nobody knows who woke it.
+#[raw_tracepoint(tracepoint = "sched_waking")]
+pub fn sched_waking(ctx: RawTracePointContext) -> i32 {
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(0)) {
+        locks::woken(record);
         // SAFETY: a map value; the only field that a waker writes, while the thread can't run.
         unsafe {
             let thread = &mut *record;

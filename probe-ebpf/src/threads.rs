@@ -9,6 +9,7 @@ use holdup_probe_ebpf::wire;
 
 use crate::{
     emit::{count, emit},
+    locks,
     maps::{EMPTY_THREAD, THREADS},
 };
 
@@ -38,9 +39,13 @@ pub fn current_or_new() -> Option<*mut wire::Thread> {
         return None;
     }
     let record = THREADS.get_ptr_mut(key)?;
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let ids = bpf_get_current_pid_tgid();
+    let tid = ids as u32;
     // SAFETY: the pointer is the map's value; only its own thread writes it.
-    unsafe { (*record).tid = tid };
+    unsafe {
+        (*record).tid = tid;
+        (*record).tgid = (ids >> 32) as u32;
+    }
     let seen = wire::ThreadSeen {
         header: wire::EventHeader {
             kind: wire::EVENT_THREAD_SEEN,
@@ -56,6 +61,10 @@ pub fn current_or_new() -> Option<*mut wire::Thread> {
 /// A thread leaves: its record goes, before the kernel can give the same `task_struct` to another.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
+    if let Some(record) = current() {
+        // SAFETY: the running thread's record.
+        locks::waiting(0_u64.wrapping_sub(u64::from(unsafe { (*record).lock_waits })));
+    }
     // An error means that the thread had no record.
     let _ = THREADS.remove(current_key());
     0

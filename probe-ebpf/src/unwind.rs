@@ -55,17 +55,29 @@ struct Context {
 /// The running thread's user stack; 0 when there is none or it can't be stored.
 #[inline(always)]
 pub fn user_stack(kind: u32) -> u64 {
+    user_stack_less(kind, 0)
+}
+
+/// The same in a return probe: the stack of the caller, which stands behind its call.
+#[inline(always)]
+pub fn callers_stack(kind: u32) -> u64 {
+    user_stack_less(kind, 1)
+}
+
+/// From `less` bytes before the instruction pointer.
+#[inline(always)]
+fn user_stack_less(kind: u32, less: u64) -> u64 {
     let Some(scratch) = scratch::claim() else {
         count(wire::counter_walks(kind, OUTCOME_NO_ROOM));
         return 0;
     };
-    let key = take(scratch, kind);
+    let key = take(scratch, kind, less);
     scratch::release(scratch);
     key
 }
 
 #[inline(always)]
-fn take(scratch: *mut Scratch, kind: u32) -> u64 {
+fn take(scratch: *mut Scratch, kind: u32, less: u64) -> u64 {
     // SAFETY: no preconditions; the pointer is the running thread's record.
     let task = unsafe { bpf_get_current_task_btf() };
     if !read_registers(scratch, task.cast()) {
@@ -75,7 +87,7 @@ fn take(scratch: *mut Scratch, kind: u32) -> u64 {
     // SAFETY: claimed by this program.
     let (saved, walk) = unsafe { (&(*scratch).registers, &mut (*scratch).walk) };
     *walk = Walk {
-        pc: saved[saved::program_counter()],
+        pc: saved[saved::program_counter()].wrapping_sub(less),
         stack_pointer: saved[saved::stack_pointer()],
         frame_pointer: saved[saved::frame_pointer()],
         link_register: saved[saved::link_register()],

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this contract, part of a capture file's header. Raised whenever a layout or the
 /// meaning of a code changes.
-pub const WIRE_VERSION: u32 = 2;
+pub const WIRE_VERSION: u32 = 3;
 
 // ---------------------------------------------------------------------------------------------
 // Ring buffer events. Each starts with [`EventHeader`]; `kind` tells the type.
@@ -35,6 +35,8 @@ pub const EVENT_LOCK_WAIT: u32 = 6;
 pub const EVENT_PROCESS_EXEC: u32 = 7;
 /// [`CodeUnmapped`].
 pub const EVENT_CODE_UNMAPPED: u32 = 8;
+/// [`Hold`].
+pub const EVENT_HOLD: u32 = 9;
 
 /// First bytes of every event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -74,17 +76,28 @@ pub struct ReturnSite {
     pub zero: u32,
 }
 
-/// A CPU sample inside a poll that was already older than the sampling age.
+/// A CPU sample inside a poll that was already older than the sampling age, or of any thread of the target while
+/// somebody waits for a lock: it may be the holder. With [`SAMPLE_EVERYTHING`] of every thread at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CpuSample {
     /// `kind` is [`EVENT_CPU_SAMPLE`].
     pub header: EventHeader,
-    /// Start of the poll, which together with `tid` names it.
+    /// Start of the poll, which together with `tid` names it: of the scheduler poll that blocks a runtime, else of
+    /// the innermost poll, else 0.
     pub poll_start_ns: u64,
     /// Key into the stack map, 0 when no stack could be stored.
     pub stack: u64,
+    /// A `CLASS_` code: what that poll is; [`CLASS_UNKNOWN`] also outside of polls.
+    pub class: u32,
+    /// Always zero.
+    pub zero: u32,
 }
+
+/// The configuration's word for samples as [`CpuSample`] has them by itself.
+pub const SAMPLE_WHAT_IS_SLOW: u8 = 0;
+/// The configuration's word for samples of every thread, whatever it does.
+pub const SAMPLE_EVERYTHING: u8 = 1;
 
 /// An off-CPU interval inside a poll. It ends at `header.at_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -154,6 +167,45 @@ pub const LOCK_RW_UPGRADABLE: u32 = 4;
 pub const LOCK_RW_UPGRADE: u32 = 5;
 /// parking_lot `Condvar`: a kind of its own, never contention.
 pub const LOCK_CONDVAR: u32 = 6;
+/// std `Mutex`.
+pub const LOCK_STD_MUTEX: u32 = 7;
+/// std `RwLock`, shared.
+pub const LOCK_STD_READ: u32 = 8;
+/// std `RwLock`, exclusive.
+pub const LOCK_STD_WRITE: u32 = 9;
+/// Permits of Tokio's `batch_semaphore`, on which its `Mutex`, `RwLock` and `Semaphore` sit, and a bounded channel's
+/// room. A task waits, not a thread.
+pub const LOCK_TOKIO_ACQUIRE: u32 = 10;
+
+/// Whether whoever waits for a lock of this operation sleeps on the lock's own futex, so that whoever wakes it has
+/// released it.
+pub const fn is_std_lock(operation: u32) -> bool {
+    matches!(operation, LOCK_STD_MUTEX | LOCK_STD_READ | LOCK_STD_WRITE)
+}
+
+/// Whether a lock that is acquired so has one holder.
+pub const fn is_exclusive(operation: u32) -> bool {
+    matches!(
+        operation,
+        LOCK_MUTEX | LOCK_RW_EXCLUSIVE | LOCK_RW_UPGRADE | LOCK_STD_MUTEX | LOCK_STD_WRITE
+    )
+}
+
+/// The cookie of a probe on `batch_semaphore::Acquire`'s `poll`: where in it are the pointer to the semaphore, and
+/// the flag that says that it is in the semaphore's queue.
+pub const fn acquire_cookie(semaphore_offset: u16, queued_offset: u16) -> u64 {
+    semaphore_offset as u64 | (queued_offset as u64) << 16
+}
+
+/// Bytes from an `Acquire` to its pointer to the semaphore.
+pub const fn acquire_cookie_semaphore(cookie: u64) -> u64 {
+    cookie & 0xffff
+}
+
+/// Bytes from an `Acquire` to its flag `queued`.
+pub const fn acquire_cookie_queued(cookie: u64) -> u64 {
+    cookie >> 16 & 0xffff
+}
 
 /// The cookie of a slow path's probes: what is wanted, and which argument (counted from 0, `self`) is
 /// the first half of an `Option<Instant>` deadline: 1 or 2, or 0 for none.
@@ -179,6 +231,23 @@ pub const OUTCOME_TIMED_OUT: u32 = 2;
 /// lower bound. In events only, never in the aggregation.
 pub const OUTCOME_STILL_WAITING: u32 = 3;
 
+/// Holders that an event about a lock wait names: the last ones.
+pub const WAIT_HOLDERS: usize = 4;
+
+/// One who held a lock during a wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WaitHolder {
+    /// Stack of its release; 0 when no stack could be stored.
+    pub stack: u64,
+    /// How much of the wait it took: from the release before it (or the wait's start) to its own.
+    pub held_ns: u64,
+    /// The thread that released the lock; 0 for none.
+    pub tid: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
 /// A lock wait over the threshold, or one inside a poll that was already older than the sampling
 /// age. It ends at `header.at_ns`. Every lock wait, with or without such an event, is in the
 /// aggregation map.
@@ -187,24 +256,61 @@ pub const OUTCOME_STILL_WAITING: u32 = 3;
 pub struct LockWait {
     /// `kind` is [`EVENT_LOCK_WAIT`].
     pub header: EventHeader,
-    /// When the slow path was entered.
+    /// When the slow path was entered; for Tokio's locks, when the first poll that had to wait began.
     pub start_ns: u64,
     /// The raw lock's address.
     pub lock: u64,
-    /// Start of the scheduler poll that the wait is part of, 0 when outside of one.
+    /// Start of the scheduler poll that the wait is part of, 0 when outside of one. A wait for a lock of Tokio's is
+    /// part of none: the task waits between its polls.
     pub poll_start_ns: u64,
     /// Stack at the start of the wait; 0 when no stack could be stored.
     pub waiter_stack: u64,
-    /// Stack of the last slow unlock during the wait; 0 when none was seen.
-    pub holder_stack: u64,
-    /// Thread of that unlock; 0 when none was seen.
-    pub holder_tid: u32,
+    /// Header of the task that waited for a lock of Tokio's; 0 for none.
+    pub task: u64,
+    /// The wait behind the last release during it, until it ended; all of it when no release was seen.
+    pub handover_ns: u64,
+    /// Releases during the wait that were seen.
+    pub releases: u32,
     /// A `LOCK_` code.
     pub operation: u32,
     /// An `OUTCOME_` code.
     pub outcome: u32,
     /// Always zero.
     pub zero: u32,
+    /// Who released the lock during the wait, in that order; of more than fit, the last ones.
+    pub holders: [WaitHolder; WAIT_HOLDERS],
+}
+
+/// The acquisition was seen too, and no other hold can have come between: the duration is exact.
+pub const HOLD_EXACT: u32 = 1 << 0;
+/// The lock was held when the poll began that released it: acquired in an earlier poll.
+pub const HOLD_ACROSS_AWAIT: u32 = 1 << 1;
+
+/// A hold of at least the threshold, or one across an await. It ends at `header.at_ns`, by a release of the
+/// thread `header.tid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Hold {
+    /// `kind` is [`EVENT_HOLD`].
+    pub header: EventHeader,
+    /// The raw lock's address.
+    pub lock: u64,
+    /// It was held for at least so long.
+    pub at_least_ns: u64,
+    /// Since the last acquisition by this thread that was seen; 0 when none was.
+    pub at_most_ns: u64,
+    /// Stack of the acquisition, where it is known, else 0.
+    pub acquire_stack: u64,
+    /// Stack of the release, 0 when no stack could be stored.
+    pub release_stack: u64,
+    /// Start of the poll that released it, 0 outside of one.
+    pub poll_start_ns: u64,
+    /// Header of the task whose poll released it, 0 outside of one.
+    pub task: u64,
+    /// A `LOCK_` code: how the lock was acquired, where that was seen, else what kind of lock it is.
+    pub operation: u32,
+    /// `HOLD_` flags.
+    pub flags: u32,
 }
 
 /// The target replaced its image: what follows belongs to another program.
@@ -270,12 +376,71 @@ pub struct LockWaitKey {
     pub lock: u64,
     /// Stack at the start of the wait; 0 when no stack could be stored.
     pub waiter_stack: u64,
-    /// Stack of the last slow unlock during the wait; 0 when none was seen.
-    pub holder_stack: u64,
     /// A `LOCK_` code.
     pub operation: u32,
     /// An `OUTCOME_` code.
     pub outcome: u32,
+}
+
+/// Key of the map of who waited for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PairKey {
+    /// The raw lock's address.
+    pub lock: u64,
+    /// Stack at the start of the wait; 0 when no stack could be stored.
+    pub waiter_stack: u64,
+    /// Stack of a release during it; 0 when no stack could be stored.
+    pub holder_stack: u64,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Value of the map of who waited for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PairTotals {
+    /// Releases during waits.
+    pub count: u64,
+    /// How much of the waits these holders took, as in [`WaitHolder`].
+    pub total_ns: u64,
+    /// The most of one wait.
+    pub max_ns: u64,
+}
+
+/// The lock was still locked when the poll ended that had acquired it, by whomever: in the flags of a
+/// [`HoldKey`] alone.
+pub const HOLD_LOCKED_AT_POLL_END: u32 = 1 << 2;
+
+/// Key of the map of holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HoldKey {
+    /// The raw lock's address.
+    pub lock: u64,
+    /// Stack of an acquisition of this lock: for Tokio's locks, which are seen without any wait, the first one's,
+    /// so that the lock has a name; else 0.
+    pub acquire_stack: u64,
+    /// Stack of the release; 0 also for the many short ones of Tokio's locks.
+    pub release_stack: u64,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// `HOLD_` flags.
+    pub flags: u32,
+}
+
+/// Value of the map of holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HoldTotals {
+    /// Holds that ended.
+    pub count: u64,
+    /// For at least so long, summed.
+    pub total_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
 }
 
 /// Buckets of [`LockWaitTotals::log2_histogram`]: 2^39 ns is nine minutes, the last one is open.
@@ -299,6 +464,10 @@ pub struct LockWaitTotals {
     pub long_count: u64,
     /// Their summed duration.
     pub long_total_ns: u64,
+    /// Of all, the waits during which a release was seen.
+    pub joined_count: u64,
+    /// What of those lay behind the last release.
+    pub handover_ns: u64,
     /// Bucket i counts waits of 2^i up to (excluding) 2^(i+1) ns.
     pub log2_histogram: [u64; LOCK_WAIT_BUCKETS],
 }
@@ -388,9 +557,9 @@ pub const COUNTER_POLL_END_WITHOUT_START: u32 = 19;
 pub const COUNTER_POLL_END_UNSEEN: u32 = 20;
 /// Slow path returns without an entry: the wait began before holdup attached.
 pub const COUNTER_LOCK_RETURN_WITHOUT_ENTRY: u32 = 21;
-/// Slow unlocks seen.
+/// Releases seen while somebody waited.
 pub const COUNTER_UNLOCKS: u32 = 22;
-/// Slow unlocks that found no room in the map of releases.
+/// Releases that found no room in the map of locks.
 pub const COUNTER_UNLOCKS_NOT_STORED: u32 = 23;
 /// CPU samples taken inside old polls.
 pub const COUNTER_SAMPLES: u32 = 24;
@@ -400,8 +569,18 @@ pub const COUNTER_HANDOFFS: u32 = 25;
 pub const COUNTER_LONG_POLLS_BEGAN_EARLIER: u32 = 26;
 /// Return addresses that a return probe had replaced, put back.
 pub const COUNTER_RETURN_ADDRESSES_RESTORED: u32 = 27;
+/// Waits for Tokio's locks that ended.
+pub const COUNTER_TASK_WAITS: u32 = 28;
+/// Who waited for whom, as far as it found no room in its map.
+pub const COUNTER_PAIRS_NOT_STORED: u32 = 29;
+/// Holds that found no room in their map.
+pub const COUNTER_HOLDS_NOT_STORED: u32 = 30;
+/// Events that did not fit into the ring buffer: holds.
+pub const COUNTER_LOST_HOLDS: u32 = 31;
+/// Releases of Tokio's locks whose acquisition was not seen, or was another task's.
+pub const COUNTER_TASK_RELEASES_UNMATCHED: u32 = 32;
 /// First of the counters of walks by kind of stack and outcome.
-pub const COUNTER_WALKS: u32 = 28;
+pub const COUNTER_WALKS: u32 = 33;
 /// How many counters there are.
 pub const COUNTERS: u32 = COUNTER_WALKS + unwind::KINDS * unwind::OUTCOMES;
 
@@ -469,7 +648,40 @@ pub struct LockFrame {
     pub operation: u32,
     /// Non-zero when a wait around it is already counted.
     pub inside_another: u32,
+    /// When the thread last fell asleep in it, 0 while it is awake.
+    pub asleep_ns: u64,
 }
+
+/// A lock that the active poll has acquired after waiting, and that was not seen to be released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Acquired {
+    /// The raw lock's address; 0 for none.
+    pub lock: u64,
+    /// When.
+    pub at_ns: u64,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A call of `batch_semaphore::Acquire::poll` under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AcquireCall {
+    /// When it began.
+    pub start_ns: u64,
+    /// Address of the `Acquire`; 0 for none.
+    pub acquire: u64,
+    /// Address of its semaphore.
+    pub semaphore: u64,
+    /// Non-zero when it was in the semaphore's queue already.
+    pub queued: u64,
+}
+
+/// Locks that one poll can have acquired, for [`Thread::acquired`]. A power of two.
+pub const ACQUIRED: usize = 4;
 
 /// What is known of one thread. Only the thread itself writes it (in its own probes or at its own
 /// context switch), but for `woken_ns`, which its waker writes.
@@ -498,6 +710,37 @@ pub struct Thread {
     pub polls: [PollFrame; POLL_DEPTH],
     /// Lock waits under way, outermost first.
     pub locks: [LockFrame; LOCK_DEPTH],
+    /// The call of `Acquire::poll` under way.
+    pub acquire_call: AcquireCall,
+    /// What the active poll has acquired after waiting; the oldest make room.
+    pub acquired: [Acquired; ACQUIRED],
+    /// How many acquisitions that were, with those that made room.
+    pub acquisitions: u32,
+    /// The thread's process, in the initial PID namespace.
+    pub tgid: u32,
+}
+
+/// Key of the map of tasks that wait for permits: address of the `Acquire`, which is pinned while it waits.
+pub type AcquireAddr = u64;
+
+/// A task's wait for permits of a `batch_semaphore`, under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TaskWait {
+    /// When it began.
+    pub start_ns: u64,
+    /// Address of the semaphore.
+    pub semaphore: u64,
+    /// Stack of the poll that had to wait; 0 when no stack could be stored.
+    pub waiter_stack: u64,
+    /// Header of the task, 0 outside of one.
+    pub task: u64,
+    /// The cookie of the probe: where to look whether it still waits.
+    pub cookie: u64,
+    /// The thread of that poll.
+    pub tid: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// What the kernel side knows of a poll's return address.
@@ -519,15 +762,16 @@ mod tests {
 
     /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
     #[test]
-    fn event_sizes_are_those_of_wire_version_2() {
-        assert_eq!(WIRE_VERSION, 2);
+    fn event_sizes_are_those_of_wire_version_3() {
+        assert_eq!(WIRE_VERSION, 3);
         assert_eq!(size_of::<EventHeader>(), 16);
         assert_eq!(size_of::<ThreadSeen>(), 32);
         assert_eq!(size_of::<ReturnSite>(), 32);
-        assert_eq!(size_of::<CpuSample>(), 32);
+        assert_eq!(size_of::<CpuSample>(), 40);
         assert_eq!(size_of::<OffCpu>(), 48);
         assert_eq!(size_of::<LongPoll>(), 72);
-        assert_eq!(size_of::<LockWait>(), 72);
+        assert_eq!(size_of::<LockWait>(), 176);
+        assert_eq!(size_of::<Hold>(), 80);
         assert_eq!(size_of::<ProcessExec>(), 16);
         assert_eq!(size_of::<CodeUnmapped>(), 24);
         assert_eq!(size_of::<Stack>(), 8 + 8 * STACK_FRAMES);
@@ -540,7 +784,7 @@ mod tests {
     fn events_survive_the_way_through_bytes() {
         let mut wait = LockWait::new_zeroed();
         wait.header.kind = EVENT_LOCK_WAIT;
-        wait.holder_tid = 7;
+        wait.holders[3].tid = 7;
         wait.outcome = OUTCOME_TIMED_OUT;
         assert_eq!(LockWait::try_read_from_bytes(wait.as_bytes()), Ok(wait));
     }

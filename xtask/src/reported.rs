@@ -25,6 +25,41 @@ pub struct LongWaits {
     pub longest_ns: u64,
 }
 
+/// One lock wait that has an event of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockWait {
+    pub lock: u64,
+    pub tid: u32,
+    pub span: Span,
+    pub acquired: bool,
+    /// Waiting for a condition, not for a lock.
+    pub is_condvar: bool,
+    /// In the order in which they released the lock.
+    pub holders: Vec<Holder>,
+}
+
+/// Somebody who had the lock during a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub tid: u32,
+    /// How much of the wait is said to be theirs.
+    pub held_ns: u64,
+}
+
+/// One hold that has an event of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub lock: u64,
+    /// The thread that released it.
+    pub tid: u32,
+    pub end_ns: u64,
+    pub at_least_ns: u64,
+    pub at_most_ns: Option<u64>,
+    /// Both ends were seen.
+    pub is_exact: bool,
+    pub across_await: bool,
+}
+
 /// The numbers of a report.
 #[derive(Debug)]
 pub struct Reported {
@@ -33,6 +68,14 @@ pub struct Reported {
     pub recorded: Span,
     pub long_polls: Vec<LongPoll>,
     pub locks: BTreeMap<u64, LongWaits>,
+    /// The report speaks of std's and tokio's locks too.
+    pub knows_families: bool,
+    /// None where the report does not list them.
+    pub lock_waits: Option<Vec<LockWait>>,
+    /// None where the report does not list them.
+    pub holds: Option<Vec<Hold>>,
+    /// How often each lock was held across an await. None where the report does not say.
+    pub across_await: Option<BTreeMap<u64, u64>>,
 }
 
 impl Reported {
@@ -49,22 +92,20 @@ impl Reported {
                 start_ns: recorded.start_ns.saturating_add(number(poll, "/start_ns")?),
                 ns: number(poll, "/duration_ns")?,
             };
-            let tid = number(poll, "/tid")?
-                .try_into()
-                .context("a thread id is too large")?;
             long_polls.push(LongPoll {
-                tid,
+                tid: thread(poll)?,
                 span,
                 run_queue_ns: number(poll, "/anatomy/run_queue_ns")?,
             });
         }
         let mut locks: BTreeMap<u64, LongWaits> = BTreeMap::new();
+        let mut across_await = BTreeMap::new();
         for lock in array(&report, "/locks")? {
-            let addr = lock
-                .pointer("/address")
-                .and_then(Value::as_str)
-                .context("a lock has no address")?;
-            let waits = locks.entry(address(addr)?).or_default();
+            let addr = address(string(lock, "/address")?)?;
+            if lock.pointer("/across_await").is_some() {
+                *across_await.entry(addr).or_default() += number(lock, "/across_await/count")?;
+            }
+            let waits = locks.entry(addr).or_default();
             waits.count += number(lock, "/long_waits")?;
             waits.total_ns += number(lock, "/long_total_ns")?;
             waits.longest_ns = waits.longest_ns.max(number(lock, "/max_ns")?);
@@ -74,8 +115,78 @@ impl Reported {
             recorded,
             long_polls,
             locks,
+            knows_families: report.pointer("/lock_types").is_some(),
+            lock_waits: listed(&report, "/lock_waits", |it| lock_wait(it, recorded))?,
+            holds: listed(&report, "/holds", |it| hold(it, recorded))?,
+            // What is said of the holds is said of each lock beside them.
+            across_await: report.pointer("/holds").map(|_| across_await),
         })
     }
+}
+
+fn lock_wait(wait: &Value, recorded: Span) -> Result<LockWait> {
+    let mut holders = Vec::new();
+    for holder in array(wait, "/holders")? {
+        holders.push(Holder {
+            tid: thread(holder)?,
+            held_ns: number(holder, "/held_ns")?,
+        });
+    }
+    Ok(LockWait {
+        lock: address(string(wait, "/lock")?)?,
+        tid: thread(wait)?,
+        span: Span {
+            start_ns: recorded.start_ns.saturating_add(number(wait, "/start_ns")?),
+            ns: number(wait, "/duration_ns")?,
+        },
+        acquired: string(wait, "/outcome")? == "acquired",
+        is_condvar: string(wait, "/operation")? == "condvar",
+        holders,
+    })
+}
+
+fn hold(hold: &Value, recorded: Span) -> Result<Hold> {
+    Ok(Hold {
+        lock: address(string(hold, "/lock")?)?,
+        tid: thread(hold)?,
+        end_ns: recorded.start_ns.saturating_add(number(hold, "/end_ns")?),
+        at_least_ns: number(hold, "/at_least_ns")?,
+        at_most_ns: hold.pointer("/at_most_ns").and_then(Value::as_u64),
+        is_exact: string(hold, "/certainty")? == "exact",
+        across_await: hold
+            .pointer("/across_await")
+            .and_then(Value::as_bool)
+            .context("a hold does not say whether it was across an await")?,
+    })
+}
+
+/// None where there is no such list.
+fn listed<T>(
+    report: &Value,
+    pointer: &str,
+    read: impl Fn(&Value) -> Result<T>,
+) -> Result<Option<Vec<T>>> {
+    if report.pointer(pointer).is_none() {
+        return Ok(None);
+    }
+    array(report, pointer)?
+        .iter()
+        .map(read)
+        .collect::<Result<_>>()
+        .map(Some)
+}
+
+fn thread(value: &Value) -> Result<u32> {
+    number(value, "/tid")?
+        .try_into()
+        .context("a thread id is too large")
+}
+
+fn string<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .with_context(|| format!("report.json has no text at {pointer}"))
 }
 
 fn number(value: &Value, pointer: &str) -> Result<u64> {
@@ -127,6 +238,67 @@ mod tests {
                 total_ns: 300,
                 longest_ns: 200
             }
+        );
+    }
+
+    /// An older report has neither waits nor holds of their own, and is read.
+    #[test]
+    fn lists_may_be_missing() {
+        let report = Reported::parse(
+            r#"{"capture": {"started_monotonic_ns": 1000, "duration_ns": 500, "threshold_ns": 7},
+                "long_polls": [], "locks": []}"#,
+        )
+        .expect("it has all that is needed");
+        assert_eq!(report.lock_waits, None);
+        assert_eq!(report.holds, None);
+        assert_eq!(report.across_await, None);
+        assert!(!report.knows_families);
+    }
+
+    /// Waits and holds with events of their own.
+    #[test]
+    fn waits_and_holds_are_read() {
+        let report = Reported::parse(
+            r#"{"capture": {"started_monotonic_ns": 1000, "duration_ns": 500, "threshold_ns": 7},
+                "long_polls": [], "lock_types": [],
+                "locks": [{"address": "0x10", "long_waits": 2, "long_total_ns": 300, "max_ns": 200,
+                           "across_await": {"count": 3, "longest_ns": 9, "longest_certainty": "exact"}}],
+                "lock_waits": [{"start_ns": 20, "duration_ns": 30, "tid": 4, "lock": "0x10", "operation": "std_mutex",
+                                "outcome": "acquired", "holders": [{"tid": 5, "held_ns": 28}]}],
+                "holds": [{"lock": "0x10", "tid": 5, "end_ns": 50, "at_least_ns": 40, "at_most_ns": null,
+                           "certainty": "lower_bound", "across_await": true}]}"#,
+        )
+        .expect("it has all that is needed");
+        assert!(report.knows_families);
+        assert_eq!(report.across_await, Some(BTreeMap::from([(0x10, 3)])));
+        assert_eq!(
+            report.lock_waits,
+            Some(vec![LockWait {
+                lock: 0x10,
+                tid: 4,
+                span: Span {
+                    start_ns: 1020,
+                    ns: 30
+                },
+                acquired: true,
+                is_condvar: false,
+                holders: vec![Holder {
+                    tid: 5,
+                    held_ns: 28
+                }],
+            }])
+        );
+        assert_eq!(
+            report.holds,
+            Some(vec![Hold {
+                lock: 0x10,
+                tid: 5,
+                end_ns: 1050,
+                at_least_ns: 40,
+                at_most_ns: None,
+                is_exact: false,
+                across_await: true,
+            }])
         );
     }
 

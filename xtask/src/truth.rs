@@ -62,13 +62,66 @@ pub struct LockWait {
     pub span: Span,
 }
 
+/// One hold of a lock that the workload measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub addr: u64,
+    /// How it was acquired.
+    pub op: Operation,
+    /// The thread that released it.
+    pub tid: u32,
+    pub span: Span,
+    /// Where an upgradable read was upgraded, when that began: part of the hold, or a hold of its own.
+    pub upgradable_since_ns: Option<u64>,
+    /// Start of the poll that released it.
+    pub poll_start_ns: Option<u64>,
+    /// Acquired in an earlier poll.
+    pub across_await: bool,
+    /// Acquiring had to wait.
+    pub contended: bool,
+}
+
+/// A call that acquires a lock, by the name that truth and report have for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    Mutex,
+    RwShared,
+    RwExclusive,
+    RwUpgradable,
+    RwUpgrade,
+    StdMutex,
+    StdRead,
+    StdWrite,
+    TokioAcquire,
+}
+
+/// Whose code a lock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    ParkingLot,
+    Std,
+    Tokio,
+}
+
+/// One lock of the workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    pub name: String,
+    pub family: Family,
+    /// Nobody else has it at the same time.
+    pub is_mutex: bool,
+}
+
 /// A whole truth file.
 #[derive(Debug, Default)]
 pub struct Truth {
     pub polls: Vec<Poll>,
     pub lock_waits: Vec<LockWait>,
-    /// The workload's names of its locks, by address.
-    pub locks: BTreeMap<u64, String>,
+    pub holds: Vec<Hold>,
+    /// By address.
+    pub locks: BTreeMap<u64, Lock>,
 }
 
 /// One line, as far as the comparison needs it.
@@ -77,6 +130,8 @@ pub struct Truth {
 enum Line {
     Lock {
         lock: String,
+        family: Family,
+        r#type: String,
         addr: String,
     },
     Poll {
@@ -91,6 +146,17 @@ enum Line {
         addr: String,
         start_ns: u64,
         ns: u64,
+    },
+    Hold {
+        addr: String,
+        op: Operation,
+        tid: u32,
+        start_ns: u64,
+        ns: u64,
+        upgradable_since_ns: Option<u64>,
+        poll_start_ns: Option<u64>,
+        across_await: bool,
+        contended: bool,
     },
     End {
         dropped: u64,
@@ -109,7 +175,17 @@ impl Truth {
             let line: Line = serde_json::from_str(line)
                 .with_context(|| format!("line {} of the truth is unreadable", index + 1))?;
             match line {
-                Line::Lock { lock, addr } => {
+                Line::Lock {
+                    lock,
+                    family,
+                    r#type,
+                    addr,
+                } => {
+                    let lock = Lock {
+                        name: lock,
+                        family,
+                        is_mutex: r#type == "mutex",
+                    };
                     truth.locks.insert(address(&addr)?, lock);
                 }
                 Line::Poll {
@@ -132,6 +208,28 @@ impl Truth {
                     truth.lock_waits.push(LockWait {
                         addr: address(&addr)?,
                         span: Span { start_ns, ns },
+                    });
+                }
+                Line::Hold {
+                    addr,
+                    op,
+                    tid,
+                    start_ns,
+                    ns,
+                    upgradable_since_ns,
+                    poll_start_ns,
+                    across_await,
+                    contended,
+                } => {
+                    truth.holds.push(Hold {
+                        addr: address(&addr)?,
+                        op,
+                        tid,
+                        span: Span { start_ns, ns },
+                        upgradable_since_ns,
+                        poll_start_ns,
+                        across_await,
+                        contended,
                     });
                 }
                 Line::End { dropped } => {
@@ -167,14 +265,22 @@ mod tests {
     fn lines_become_spans() {
         let truth = Truth::parse(concat!(
             r#"{"kind":"meta","version":1,"pid":7}"#, "\n",
-            r#"{"kind":"lock","lock":"accounts","type":"mutex","addr":"0x10"}"#, "\n",
+            r#"{"kind":"lock","lock":"accounts","family":"parking_lot","type":"mutex","addr":"0x10"}"#, "\n",
             r#"{"kind":"poll","name":"settle","start_ns":5,"ns":9,"blocking":true,"end":"returned","tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"poll","name":"export","start_ns":7,"ns":9,"blocking":true,"end":"handed_off","handoff_called_ns":11,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"lock_wait","lock":"accounts","op":"mutex","addr":"0x10","start_ns":6,"ns":2,"outcome":"acquired","tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"hold","lock":"accounts","op":"mutex","addr":"0x10","start_ns":8,"ns":4,"upgradable_since_ns":null,"acquired_tid":3,"task":"settle","poll_start_ns":5,"across_await":false,"contended":true,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"end","reason":"signal","end_ns":20,"dropped":0}"#, "\n",
         ))
         .expect("it is complete");
-        assert_eq!(truth.locks[&0x10], "accounts");
+        assert_eq!(
+            truth.locks[&0x10],
+            Lock {
+                name: "accounts".to_owned(),
+                family: Family::ParkingLot,
+                is_mutex: true
+            }
+        );
         assert_eq!(
             truth.polls,
             [
@@ -197,6 +303,19 @@ mod tests {
             [LockWait {
                 addr: 0x10,
                 span: Span { start_ns: 6, ns: 2 }
+            }]
+        );
+        assert_eq!(
+            truth.holds,
+            [Hold {
+                addr: 0x10,
+                op: Operation::Mutex,
+                tid: 3,
+                span: Span { start_ns: 8, ns: 4 },
+                upgradable_since_ns: None,
+                poll_start_ns: Some(5),
+                across_await: false,
+                contended: true,
             }]
         );
     }

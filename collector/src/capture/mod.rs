@@ -25,7 +25,8 @@ pub use section::checksum;
 pub use write::Writer;
 
 use crate::event::{
-    CodeAddr, Event, LockWaitTotals, Nanos, Pid, RawStack, SiteClass, StackId, Timestamp,
+    CodeAddr, Event, HoldTotals, LockWaitTotals, Nanos, PairTotals, Pid, RawStack, SiteClass,
+    StackId, Timestamp,
 };
 use crate::symbolize::SymbolTable;
 
@@ -45,6 +46,10 @@ pub struct Capture {
     pub events: Vec<Event>,
     /// Every lock wait, summed.
     pub lock_waits: Vec<LockWaitTotals>,
+    /// Who waited for whom, summed.
+    pub pairs: Vec<PairTotals>,
+    /// Holds, summed.
+    pub holds: Vec<HoldTotals>,
     /// The stacks.
     pub stacks: BTreeMap<StackId, RawStack>,
     /// What the kernel side counted.
@@ -83,6 +88,10 @@ pub struct Rest {
     pub return_sites: Vec<ReturnSite>,
     /// The map of lock waits, verbatim.
     pub lock_waits: Vec<(wire::LockWaitKey, wire::LockWaitTotals)>,
+    /// The map of who waited for whom, verbatim.
+    pub pairs: Vec<(wire::PairKey, wire::PairTotals)>,
+    /// The map of holds, verbatim.
+    pub holds: Vec<(wire::HoldKey, wire::HoldTotals)>,
     /// The map of stacks.
     pub stacks: BTreeMap<u64, RawStack>,
     /// The counters, summed over CPUs.

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::decode;
 use crate::event::{
-    CodeAddr, Event, LockOperation, LockOutcome, LockWaitTotals, Nanos, RawStack, StackId, Tid,
-    Timestamp, WalkOutcome,
+    CodeAddr, Event, HoldTotals, LockOperation, LockOutcome, LockWaitTotals, Nanos, PairTotals,
+    RawStack, StackId, Tid, Timestamp, WalkOutcome,
 };
 use crate::symbolize::SymbolTable;
 
@@ -129,6 +129,20 @@ fn impossible(capture: &Capture) -> Option<&'static str> {
         if totals.max.0 > MOST_NS {
             return Some("a lock wait of more than 104 days");
         }
+    }
+    let holds = capture.holds.iter().map(|holds| holds.max);
+    let pairs = capture.pairs.iter().map(|pairs| pairs.max);
+    let handovers = capture.events.iter().filter_map(|event| match event {
+        Event::LockWait(wait) => Some(wait.handover),
+        Event::Hold(hold) => Some(hold.at_least),
+        _ => None,
+    });
+    if holds
+        .chain(pairs)
+        .chain(handovers)
+        .any(|time| time.0 > MOST_NS)
+    {
+        return Some("a hold of more than 104 days");
     }
     let too_much = polled.0 > MOST_NS || waited.0 > MOST_NS;
     too_much.then_some("more than 104 days of long polls or lock waits")
@@ -249,6 +263,8 @@ struct Contents {
     return_sites: Vec<ReturnSite>,
     events: Vec<Event>,
     lock_waits: Vec<LockWaitTotals>,
+    pairs: Vec<PairTotals>,
+    holds: Vec<HoldTotals>,
     stacks: BTreeMap<StackId, RawStack>,
     counters: Counters,
     threads: Vec<wire::Thread>,
@@ -266,6 +282,8 @@ impl Contents {
             return_sites: Vec::new(),
             events: Vec::new(),
             lock_waits: Vec::new(),
+            pairs: Vec::new(),
+            holds: Vec::new(),
             stacks: BTreeMap::new(),
             counters: Counters::default(),
             threads: Vec::new(),
@@ -282,7 +300,11 @@ impl Contents {
             section::PROBES => self.probes.extend(json::<Vec<_>>(payload)?),
             section::POLL_SITES => self.poll_sites.extend(json::<Vec<_>>(payload)?),
             section::RETURN_SITES => self.return_sites.extend(json::<Vec<_>>(payload)?),
-            section::LOCK_WAITS => self.lock_waits(payload)?,
+            section::LOCK_WAITS => {
+                self.map(payload, decode::lock_wait_totals, |it| &mut it.lock_waits)?;
+            }
+            section::PAIRS => self.map(payload, decode::pair_totals, |it| &mut it.pairs)?,
+            section::HOLDS => self.map(payload, decode::hold_totals, |it| &mut it.holds)?,
             section::STACKS => self.stacks(payload)?,
             section::COUNTERS => {
                 self.counters = Counters::new(entries::<u64>(payload)?);
@@ -319,19 +341,24 @@ impl Contents {
         Ok(())
     }
 
-    fn lock_waits(&mut self, payload: &[u8]) -> Result<(), String> {
-        const KEY: usize = size_of::<wire::LockWaitKey>();
-        const ENTRY: usize = KEY + size_of::<wire::LockWaitTotals>();
-        for entry in whole_chunks(payload, ENTRY)? {
-            let (key, totals) = entry.split_at(KEY);
-            let (Ok(key), Ok(totals)) = (
-                wire::LockWaitKey::read_from_bytes(key),
-                wire::LockWaitTotals::read_from_bytes(totals),
-            ) else {
+    /// The entries of a map of the kernel side.
+    fn map<K, V, T>(
+        &mut self,
+        payload: &[u8],
+        decode: impl Fn(&K, &V) -> Result<T, decode::DecodeError>,
+        list: impl Fn(&mut Contents) -> &mut Vec<T>,
+    ) -> Result<(), String>
+    where
+        K: FromBytes + KnownLayout + Immutable,
+        V: FromBytes + KnownLayout + Immutable,
+    {
+        for entry in whole_chunks(payload, size_of::<K>() + size_of::<V>())? {
+            let (key, value) = entry.split_at(size_of::<K>());
+            let (Ok(key), Ok(value)) = (K::read_from_bytes(key), V::read_from_bytes(value)) else {
                 continue; // Both lengths are right by construction.
             };
-            match decode::lock_wait_totals(&key, &totals) {
-                Ok(totals) => self.lock_waits.push(totals),
+            match decode(&key, &value) {
+                Ok(entry) => list(self).push(entry),
                 Err(error) => self.skip(error.to_string()),
             }
         }
@@ -378,6 +405,8 @@ impl Contents {
             return_sites: self.return_sites,
             events: self.events,
             lock_waits: self.lock_waits,
+            pairs: self.pairs,
+            holds: self.holds,
             stacks: self.stacks,
             counters: self.counters,
             symbols: self.symbols,
@@ -457,6 +486,8 @@ fn extent(event: &Event) -> Option<(Timestamp, Timestamp)> {
         Event::OffCpu(interval) => Some((interval.start, interval.end)),
         Event::LongPoll(poll) => Some((poll.start, poll.end)),
         Event::LockWait(wait) => Some((wait.start, wait.end)),
+        // It may have begun long before the recording.
+        Event::Hold(hold) => Some((hold.end, hold.end)),
     }
 }
 

@@ -5,6 +5,8 @@
 //!   section  := kind:u32 length:u32 checksum:u32 payload[length]
 //!   RECORDS  := (length:u32 record[length])*        ring buffer records, verbatim
 //!   LOCK_WAITS := (LockWaitKey LockWaitTotals)*     as in `wire`
+//!   PAIRS    := (PairKey PairTotals)*                as in `wire`
+//!   HOLDS    := (HoldKey HoldTotals)*                as in `wire`
 //!   STACKS   := (key:u64 frames:u32 outcome:u32 address:u64*)*
 //!   COUNTERS := u64*                                 by index
 //!   THREADS  := Thread*                              as in `wire`
@@ -46,6 +48,8 @@ pub const COUNTERS: u32 = 8;
 pub const THREADS: u32 = 9;
 pub const SYMBOLS: u32 = 10;
 pub const END: u32 = 11;
+pub const PAIRS: u32 = 12;
+pub const HOLDS: u32 = 13;
 
 /// The checksum of a section.
 pub fn checksum(kind: u32, payload: &[u8]) -> u32 {

@@ -43,6 +43,8 @@ fn sample(tid: u32) -> wire::CpuSample {
         },
         poll_start_ns: 1_500,
         stack: 9,
+        class: wire::CLASS_SCHEDULER,
+        zero: 0,
     }
 }
 
@@ -101,7 +103,6 @@ fn rest() -> Rest {
                 wire::LockWaitKey {
                     lock: 0xabc,
                     waiter_stack: 9,
-                    holder_stack: 0,
                     operation: wire::LOCK_MUTEX,
                     outcome: wire::OUTCOME_ACQUIRED,
                 },
@@ -109,6 +110,34 @@ fn rest() -> Rest {
             ),
             (wire::LockWaitKey::new_zeroed(), totals),
         ],
+        pairs: vec![(
+            wire::PairKey {
+                lock: 0xabc,
+                waiter_stack: 9,
+                holder_stack: 10,
+                operation: wire::LOCK_MUTEX,
+                zero: 0,
+            },
+            wire::PairTotals {
+                count: 2,
+                total_ns: 500,
+                max_ns: 400,
+            },
+        )],
+        holds: vec![(
+            wire::HoldKey {
+                lock: 0xabc,
+                acquire_stack: 0,
+                release_stack: 10,
+                operation: wire::LOCK_MUTEX,
+                flags: wire::HOLD_EXACT,
+            },
+            wire::HoldTotals {
+                count: 1,
+                total_ns: 700,
+                max_ns: 700,
+            },
+        )],
         stacks: BTreeMap::from([
             (9, raw_stack(WalkOutcome::Complete, &[0x101, 0x202])),
             (10, raw_stack(WalkOutcome::NoCfi, &[])),

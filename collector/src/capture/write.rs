@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use zerocopy::IntoBytes as _;
+use zerocopy::{Immutable, IntoBytes};
 
 use super::{CaptureError, Meta, Rest, section};
 use crate::symbolize::SymbolTable;
@@ -87,6 +87,8 @@ impl Writer {
             poll_sites,
             return_sites,
             lock_waits,
+            pairs,
+            holds,
             stacks,
             counters,
             threads,
@@ -103,12 +105,9 @@ impl Writer {
             self.json(section::RETURN_SITES, &sites)?;
         }
         self.section(section::COUNTERS, counters.as_bytes())?;
-        for waits in lock_waits.chunks(CHUNK_ENTRIES) {
-            let entries = waits
-                .iter()
-                .flat_map(|(key, totals)| [key.as_bytes(), totals.as_bytes()]);
-            self.section(section::LOCK_WAITS, &entries.collect::<Vec<_>>().concat())?;
-        }
+        self.map(section::LOCK_WAITS, lock_waits)?;
+        self.map(section::PAIRS, pairs)?;
+        self.map(section::HOLDS, holds)?;
         for threads in threads.chunks(CHUNK_ENTRIES) {
             self.section(section::THREADS, threads.as_bytes())?;
         }
@@ -140,6 +139,21 @@ impl Writer {
         table.refused.clone_from(&symbols.refused);
         self.json(section::SYMBOLS, &table)?;
         self.json(section::END, end)
+    }
+
+    /// Keys and values, one after the other.
+    fn map<K, V>(&mut self, kind: u32, entries: &[(K, V)]) -> Result<(), CaptureError>
+    where
+        K: IntoBytes + Immutable,
+        V: IntoBytes + Immutable,
+    {
+        for entries in entries.chunks(CHUNK_ENTRIES) {
+            let bytes = entries
+                .iter()
+                .flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
+            self.section(kind, &bytes.collect::<Vec<_>>().concat())?;
+        }
+        Ok(())
     }
 
     fn json(&mut self, kind: u32, value: &impl Serialize) -> Result<(), CaptureError> {

@@ -78,7 +78,7 @@ fn kernel(host: &Host) -> String {
     );
     let _ = writeln!(
         text,
-        "  {mark:<5} scheduler       off-CPU intervals, from the tracepoints sched_switch and sched_wakeup"
+        "  {mark:<5} scheduler       off-CPU intervals, from the tracepoints sched_switch and sched_waking"
     );
     // The version says what should be there, a try says what is.
     match probe::uprobe_multi_is_supported() {

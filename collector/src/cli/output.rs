@@ -72,6 +72,14 @@ impl OutputFolder {
                 drawn(&report.blocking, "runtime-blocking time")?,
             ),
             ("lockwait.svg", drawn(&report.lock_wait, "lock wait")?),
+            (
+                "lockholder.svg",
+                drawn(&report.lock_holder, "lock wait by holder")?,
+            ),
+            (
+                "lockpairs.svg",
+                drawn(&report.lock_pairs, "lock wait by holder and waiter")?,
+            ),
             ("report.json", render::json(report)),
         ];
         let mut written = Vec::new();

@@ -97,6 +97,7 @@ impl Args {
                 frequency_hz: self.frequency,
                 ring_buffer_bytes: self.ring_buffer_bytes,
                 uprobe_multi: !self.no_uprobe_multi,
+                sample_everything: false,
             },
             debug_sources: self.debug.sources(),
             from_first_instruction: false,

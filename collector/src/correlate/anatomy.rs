@@ -110,7 +110,7 @@ impl PollAnatomy {
             lock_wait = lock_wait.saturating_sub(behind);
             let key = Key {
                 lock: Some((wait.lock, wait.operation)),
-                holder_stack: wait.holder_stack,
+                holder_stack: wait.main_holder().and_then(|holder| holder.stack),
                 ..Key::new(Activity::LockWait, wait.waiter_stack)
             };
             known.push((key, inside));

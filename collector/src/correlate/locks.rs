@@ -1,10 +1,13 @@
-//! Which waits belong to which lock.
+//! Which waits and holds belong to which lock.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, LockAddr, LockOperation, LockOutcome, LockWait, LockWaitTotals, Nanos};
+use crate::event::{
+    Event, HoldTotals, LockAddr, LockOperation, LockOutcome, LockWait, LockWaitTotals, Nanos,
+    PairTotals,
+};
 
 /// What sort of lock. Memory is used again: the same address can be several one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,6 +19,12 @@ pub enum LockKind {
     RwLock,
     /// parking_lot `Condvar`: waiting there is idling or signalling, never contention.
     Condvar,
+    /// std `Mutex`.
+    StdMutex,
+    /// std `RwLock`.
+    StdRwLock,
+    /// Tokio's `batch_semaphore`: which of its locks it is the stacks tell.
+    TokioSemaphore,
 }
 
 impl From<LockOperation> for LockKind {
@@ -27,6 +36,9 @@ impl From<LockOperation> for LockKind {
             | LockOperation::RwUpgradable
             | LockOperation::RwUpgrade => LockKind::RwLock,
             LockOperation::Condvar => LockKind::Condvar,
+            LockOperation::StdMutex => LockKind::StdMutex,
+            LockOperation::StdRead | LockOperation::StdWrite => LockKind::StdRwLock,
+            LockOperation::TokioAcquire => LockKind::TokioSemaphore,
         }
     }
 }
@@ -62,7 +74,7 @@ impl WaitSum {
     }
 }
 
-/// All that is known of the waits for one lock.
+/// All that is known of one lock.
 #[derive(Clone, Debug, Default)]
 pub struct LockWaits<'a> {
     /// The waits that ended.
@@ -71,19 +83,42 @@ pub struct LockWaits<'a> {
     pub operations: BTreeMap<LockOperation, WaitSum>,
     /// Entry i counts waits of 2^i up to (excluding) 2^(i+1) ns.
     pub log2_histogram: Vec<u64>,
-    /// The waits that ended, by operation, outcome and stacks.
+    /// The waits that ended, by operation, outcome and stack.
     pub ended: Vec<&'a LockWaitTotals>,
     /// The waits that had not ended when the recording did.
     pub still_waiting: Vec<&'a LockWait>,
+    /// Who was waited for, by operation and stacks.
+    pub pairs: Vec<&'a PairTotals>,
+    /// Holds that ended, by operation, stacks and evidence.
+    pub holds: Vec<&'a HoldTotals>,
 }
 
-/// Sorts all waits by lock.
+/// What the kernel side summed up about locks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LockSums<'a> {
+    /// Waits.
+    pub waits: &'a [LockWaitTotals],
+    /// Who waited for whom.
+    pub pairs: &'a [PairTotals],
+    /// Holds.
+    pub holds: &'a [HoldTotals],
+}
+
+/// Sorts all waits and holds by lock.
 pub fn by_lock<'a>(
-    totals: &'a [LockWaitTotals],
+    sums: LockSums<'a>,
     events: &'a [Event],
 ) -> BTreeMap<(LockAddr, LockKind), LockWaits<'a>> {
     let mut locks: BTreeMap<_, LockWaits<'a>> = BTreeMap::new();
-    for entry in totals {
+    for pair in sums.pairs {
+        let key = (pair.lock, pair.operation.into());
+        locks.entry(key).or_default().pairs.push(pair);
+    }
+    for holds in sums.holds {
+        let key = (holds.lock, holds.operation.into());
+        locks.entry(key).or_default().holds.push(holds);
+    }
+    for entry in sums.waits {
         let lock = locks
             .entry((entry.lock, entry.operation.into()))
             .or_default();
@@ -122,12 +157,13 @@ mod tests {
             operation,
             outcome,
             waiter_stack: Some(StackId(1)),
-            holder_stack: None,
             count,
             total: Nanos(count * 200_000),
             max: Nanos(200_000 + count),
             long_count: count,
             long_total: Nanos(count * 200_000),
+            joined: 0,
+            handover: Nanos::ZERO,
             log2_histogram: vec![0, count],
         }
     }
@@ -141,7 +177,11 @@ mod tests {
             totals(LockOperation::RwExclusive, LockOutcome::TimedOut, 4),
             totals(LockOperation::Condvar, LockOutcome::Acquired, 100),
         ];
-        let locks = by_lock(&entries, &[]);
+        let sums = LockSums {
+            waits: &entries,
+            ..LockSums::default()
+        };
+        let locks = by_lock(sums, &[]);
         let lock = &locks[&(LockAddr(0xa), LockKind::RwLock)];
         assert_eq!(lock.sum.count, 9);
         assert_eq!(lock.sum.timed_out, 4);
@@ -164,11 +204,13 @@ mod tests {
             outcome: LockOutcome::StillWaiting,
             poll_start: None,
             waiter_stack: None,
-            holder_stack: None,
-            holder: None,
+            task: None,
+            releases: 0,
+            holders: [None; 4],
+            handover: Nanos::ZERO,
         });
         let events = [wait];
-        let locks = by_lock(&[], &events);
+        let locks = by_lock(LockSums::default(), &events);
         let lock = &locks[&(LockAddr(0xb), LockKind::Mutex)];
         assert_eq!(lock.sum.count, 0);
         assert_eq!(lock.still_waiting.len(), 1);

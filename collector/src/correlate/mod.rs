@@ -9,5 +9,5 @@ mod locks;
 mod polls;
 
 pub use anatomy::{Activity, Evidence, PollAnatomy, Share};
-pub use locks::{LockKind, LockWaits, WaitSum, by_lock};
+pub use locks::{LockKind, LockSums, LockWaits, WaitSum, by_lock};
 pub use polls::{Joined, join};

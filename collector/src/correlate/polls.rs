@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 
 use super::PollAnatomy;
-use crate::event::{CpuSample, Event, LockWait, OffCpu, Tid, Timestamp};
+use crate::event::{CpuSample, Event, LockWait, OffCpu, PollClass, Tid, Timestamp};
 
 /// What the ring buffer said of one poll before it was known to be long.
 #[derive(Clone, Debug, Default)]
@@ -39,11 +39,18 @@ pub fn join<'a>(events: impl IntoIterator<Item = &'a Event>) -> Joined {
     let mut polls = Vec::new();
     for event in events {
         match event {
-            Event::CpuSample(sample) => parts
-                .entry((sample.tid, sample.poll_start))
-                .or_default()
-                .samples
-                .push(*sample),
+            Event::CpuSample(sample) => {
+                // The other samples are of threads that may hold a lock.
+                if let Some(poll_start) = sample.poll_start
+                    && sample.class != PollClass::Blocking
+                {
+                    parts
+                        .entry((sample.tid, poll_start))
+                        .or_default()
+                        .samples
+                        .push(*sample);
+                }
+            }
             Event::OffCpu(interval) => parts
                 .entry((interval.tid, interval.poll_start))
                 .or_default()
@@ -62,7 +69,10 @@ pub fn join<'a>(events: impl IntoIterator<Item = &'a Event>) -> Joined {
                 let parts = parts.remove(&(poll.tid, poll.start)).unwrap_or_default();
                 polls.push(PollAnatomy::new(*poll, &parts));
             }
-            Event::ThreadSeen { .. } | Event::ReturnSite { .. } | Event::ProcessExec { .. } => {}
+            Event::Hold(_)
+            | Event::ThreadSeen { .. }
+            | Event::ReturnSite { .. }
+            | Event::ProcessExec { .. } => {}
         }
     }
     polls.sort_by_key(|anatomy| (anatomy.poll.start, anatomy.poll.tid));
@@ -78,7 +88,7 @@ mod tests {
     use super::*;
     use crate::event::{
         CodeAddr, Exactness, LockAddr, LockOperation, LockOutcome, LongPoll, Nanos, SiteId,
-        StackId, TaskAddr,
+        StackId, TaskAddr, WaitHolder,
     };
 
     const TID: Tid = Tid(7);
@@ -109,7 +119,8 @@ mod tests {
     fn sample(ms: u64, stack: u64) -> Event {
         Event::CpuSample(CpuSample {
             tid: TID,
-            poll_start: START,
+            poll_start: Some(START),
+            class: PollClass::Scheduler,
             at: at(ms),
             stack: (stack != 0).then_some(StackId(stack)),
         })
@@ -136,8 +147,19 @@ mod tests {
             outcome: LockOutcome::Acquired,
             poll_start: Some(START),
             waiter_stack: Some(StackId(4)),
-            holder_stack: Some(StackId(5)),
-            holder: Some(Tid(8)),
+            task: None,
+            releases: 1,
+            holders: [
+                Some(WaitHolder {
+                    tid: Tid(8),
+                    held: Nanos(MS),
+                    stack: Some(StackId(5)),
+                }),
+                None,
+                None,
+                None,
+            ],
+            handover: Nanos::ZERO,
         })
     }
 
@@ -310,13 +332,15 @@ mod tests {
     fn parts_of_other_polls() {
         let other_thread = Event::CpuSample(CpuSample {
             tid: Tid(8),
-            poll_start: START,
+            poll_start: Some(START),
+            class: PollClass::Scheduler,
             at: at(3),
             stack: Some(StackId(9)),
         });
         let other_poll = Event::CpuSample(CpuSample {
             tid: TID,
-            poll_start: Timestamp(START.0 + 1),
+            poll_start: Some(Timestamp(START.0 + 1)),
+            class: PollClass::Scheduler,
             at: at(3),
             stack: Some(StackId(9)),
         });

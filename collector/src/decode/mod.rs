@@ -13,8 +13,9 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 pub use unfinished::{Unfinished, Window, unfinished};
 
 use crate::event::{
-    CodeAddr, CpuSample, Event, Exactness, LockAddr, LockOperation, LockOutcome, LockWait,
-    LockWaitTotals, LongPoll, Nanos, OffCpu, SiteId, StackId, TaskAddr, Tid, Timestamp,
+    CodeAddr, CpuSample, Event, Exactness, Hold, HoldEvidence, HoldTotals, LockAddr, LockOperation,
+    LockOutcome, LockWait, LockWaitTotals, LongPoll, Nanos, OffCpu, PairTotals, PollClass, SiteId,
+    StackId, TaskAddr, Tid, Timestamp, WaitHolder,
 };
 
 /// Why a record is skipped.
@@ -58,6 +59,7 @@ pub fn event(record: &[u8]) -> Result<Event, DecodeError> {
         wire::EVENT_OFF_CPU => off_cpu(whole(&header, record)?)?,
         wire::EVENT_LONG_POLL => long_poll(whole(&header, record)?)?,
         wire::EVENT_LOCK_WAIT => lock_wait(whole(&header, record)?)?,
+        wire::EVENT_HOLD => hold(whole(&header, record)?)?,
         wire::EVENT_PROCESS_EXEC => {
             let exec: wire::ProcessExec = whole(&header, record)?;
             Event::ProcessExec {
@@ -103,7 +105,12 @@ fn return_site(site: wire::ReturnSite) -> Event {
 fn cpu_sample(sample: wire::CpuSample) -> Event {
     Event::CpuSample(CpuSample {
         tid: Tid(sample.header.tid),
-        poll_start: Timestamp(sample.poll_start_ns),
+        poll_start: (sample.poll_start_ns != 0).then_some(Timestamp(sample.poll_start_ns)),
+        class: match sample.class {
+            wire::CLASS_SCHEDULER => PollClass::Scheduler,
+            wire::CLASS_BLOCKING => PollClass::Blocking,
+            _ => PollClass::Unknown,
+        },
         at: Timestamp(sample.header.at_ns),
         stack: stack(sample.stack),
     })
@@ -157,8 +164,47 @@ fn lock_wait(wait: wire::LockWait) -> Result<Event, DecodeError> {
         outcome: outcome(wait.outcome)?,
         poll_start: (wait.poll_start_ns != 0).then_some(Timestamp(wait.poll_start_ns)),
         waiter_stack: stack(wait.waiter_stack),
-        holder_stack: stack(wait.holder_stack),
-        holder: (wait.holder_tid != 0).then_some(Tid(wait.holder_tid)),
+        task: task(wait.task),
+        releases: wait.releases,
+        holders: wait_holders(&wait),
+        handover: Nanos(wait.handover_ns),
+    }))
+}
+
+/// In the order of their releases: the kernel side writes them round and round.
+fn wait_holders(wait: &wire::LockWait) -> [Option<WaitHolder>; wire::WAIT_HOLDERS] {
+    let mut holders = wait.holders.map(|holder| {
+        (holder.tid != 0).then_some(WaitHolder {
+            tid: Tid(holder.tid),
+            held: Nanos(holder.held_ns),
+            stack: stack(holder.stack),
+        })
+    });
+    if wait.releases as usize > wire::WAIT_HOLDERS {
+        holders.rotate_left(wait.releases as usize % wire::WAIT_HOLDERS);
+    }
+    holders
+}
+
+fn hold(hold: wire::Hold) -> Result<Event, DecodeError> {
+    let since_ns = hold.header.at_ns.checked_sub(hold.at_least_ns);
+    if since_ns.is_none() {
+        return Err(DecodeError::EndsBeforeStart(hold.header.kind));
+    }
+    let has = |flag| hold.flags & flag != 0;
+    Ok(Event::Hold(Hold {
+        tid: Tid(hold.header.tid),
+        end: Timestamp(hold.header.at_ns),
+        lock: LockAddr(hold.lock),
+        operation: operation(hold.operation)?,
+        at_least: Nanos(hold.at_least_ns),
+        at_most: (hold.at_most_ns != 0).then_some(Nanos(hold.at_most_ns)),
+        exact: has(wire::HOLD_EXACT),
+        across_await: has(wire::HOLD_ACROSS_AWAIT),
+        acquire_stack: stack(hold.acquire_stack),
+        release_stack: stack(hold.release_stack),
+        task: task(hold.task),
+        poll_start: (hold.poll_start_ns != 0).then_some(Timestamp(hold.poll_start_ns)),
     }))
 }
 
@@ -172,13 +218,55 @@ pub fn lock_wait_totals(
         operation: operation(key.operation)?,
         outcome: outcome(key.outcome)?,
         waiter_stack: stack(key.waiter_stack),
-        holder_stack: stack(key.holder_stack),
         count: totals.count,
         total: Nanos(totals.total_ns),
         max: Nanos(totals.max_ns),
         long_count: totals.long_count,
         long_total: Nanos(totals.long_total_ns),
+        joined: totals.joined_count,
+        handover: Nanos(totals.handover_ns),
         log2_histogram: totals.log2_histogram.to_vec(),
+    })
+}
+
+/// One entry of the map of who waited for whom.
+pub fn pair_totals(
+    key: &wire::PairKey,
+    totals: &wire::PairTotals,
+) -> Result<PairTotals, DecodeError> {
+    Ok(PairTotals {
+        lock: LockAddr(key.lock),
+        operation: operation(key.operation)?,
+        waiter_stack: stack(key.waiter_stack),
+        holder_stack: stack(key.holder_stack),
+        count: totals.count,
+        total: Nanos(totals.total_ns),
+        max: Nanos(totals.max_ns),
+    })
+}
+
+/// One entry of the map of holds.
+pub fn hold_totals(
+    key: &wire::HoldKey,
+    totals: &wire::HoldTotals,
+) -> Result<HoldTotals, DecodeError> {
+    let has = |flag| key.flags & flag != 0;
+    Ok(HoldTotals {
+        lock: LockAddr(key.lock),
+        operation: operation(key.operation)?,
+        acquire_stack: stack(key.acquire_stack),
+        release_stack: stack(key.release_stack),
+        evidence: if has(wire::HOLD_LOCKED_AT_POLL_END) {
+            HoldEvidence::LockedAtPollEnd
+        } else if has(wire::HOLD_EXACT) {
+            HoldEvidence::Exact
+        } else {
+            HoldEvidence::AtLeast
+        },
+        across_await: has(wire::HOLD_ACROSS_AWAIT),
+        count: totals.count,
+        total: Nanos(totals.total_ns),
+        max: Nanos(totals.max_ns),
     })
 }
 
@@ -190,6 +278,10 @@ fn in_order(
         return Err(DecodeError::EndsBeforeStart(header.kind));
     }
     Ok((Timestamp(start_ns), Timestamp(header.at_ns)))
+}
+
+fn task(header: u64) -> Option<TaskAddr> {
+    (header != 0).then_some(TaskAddr(header))
 }
 
 fn stack(key: u64) -> Option<StackId> {
@@ -204,6 +296,10 @@ fn operation(code: u32) -> Result<LockOperation, DecodeError> {
         wire::LOCK_RW_UPGRADABLE => Ok(LockOperation::RwUpgradable),
         wire::LOCK_RW_UPGRADE => Ok(LockOperation::RwUpgrade),
         wire::LOCK_CONDVAR => Ok(LockOperation::Condvar),
+        wire::LOCK_STD_MUTEX => Ok(LockOperation::StdMutex),
+        wire::LOCK_STD_READ => Ok(LockOperation::StdRead),
+        wire::LOCK_STD_WRITE => Ok(LockOperation::StdWrite),
+        wire::LOCK_TOKIO_ACQUIRE => Ok(LockOperation::TokioAcquire),
         other => Err(DecodeError::UnknownOperation(other)),
     }
 }

@@ -33,12 +33,27 @@ fn a_lock_wait_is_read_field_by_field() {
         lock: 0xabc,
         poll_start_ns: 0,
         waiter_stack: 5,
-        holder_stack: 0,
-        holder_tid: 0,
+        task: 0,
+        handover_ns: 3,
+        releases: 5,
         operation: wire::LOCK_RW_UPGRADE,
         outcome: wire::OUTCOME_TIMED_OUT,
         zero: 0,
+        holders: [(14, 4), (11, 9), (12, 0), (13, 2)].map(|(tid, held_ns)| wire::WaitHolder {
+            stack: 0,
+            held_ns,
+            tid,
+            zero: 0,
+        }),
     };
+    // The fifth release took the place of the first.
+    let holders = [(11, 9), (12, 0), (13, 2), (14, 4)].map(|(tid, held)| {
+        Some(WaitHolder {
+            tid: Tid(tid),
+            held: Nanos(held),
+            stack: None,
+        })
+    });
     assert_eq!(
         event(record.as_bytes()),
         Ok(Event::LockWait(LockWait {
@@ -50,9 +65,53 @@ fn a_lock_wait_is_read_field_by_field() {
             outcome: LockOutcome::TimedOut,
             poll_start: None,
             waiter_stack: Some(StackId(5)),
-            holder_stack: None,
-            holder: None,
+            task: None,
+            releases: 5,
+            holders,
+            handover: Nanos(3),
         }))
+    );
+}
+
+/// What is not known of a hold is not there, and one that lasted longer than time itself is no hold.
+#[test]
+fn a_hold_is_read_field_by_field() {
+    let record = wire::Hold {
+        header: header(wire::EVENT_HOLD, 50),
+        lock: 0xabc,
+        at_least_ns: 40,
+        at_most_ns: 0,
+        acquire_stack: 0,
+        release_stack: 6,
+        poll_start_ns: 30,
+        task: 0xd0,
+        operation: wire::LOCK_STD_MUTEX,
+        flags: wire::HOLD_ACROSS_AWAIT,
+    };
+    assert_eq!(
+        event(record.as_bytes()),
+        Ok(Event::Hold(Hold {
+            tid: Tid(7),
+            end: Timestamp(50),
+            lock: LockAddr(0xabc),
+            operation: LockOperation::StdMutex,
+            at_least: Nanos(40),
+            at_most: None,
+            exact: false,
+            across_await: true,
+            acquire_stack: None,
+            release_stack: Some(StackId(6)),
+            task: Some(TaskAddr(0xd0)),
+            poll_start: Some(Timestamp(30)),
+        }))
+    );
+    let impossible = wire::Hold {
+        at_least_ns: 51,
+        ..record
+    };
+    assert_eq!(
+        event(impossible.as_bytes()),
+        Err(DecodeError::EndsBeforeStart(wire::EVENT_HOLD))
     );
 }
 

@@ -152,8 +152,10 @@ fn lock_wait(thread: &wire::Thread, window: Window) -> Option<LockWait> {
             outcome: LockOutcome::StillWaiting,
             poll_start: None,
             waiter_stack: stack(lock.waiter_stack),
-            holder_stack: None,
-            holder: None,
+            task: None,
+            releases: 0,
+            holders: [None; wire::WAIT_HOLDERS],
+            handover: Nanos::ZERO,
         })
     })
 }

@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::kernel_types::ReturnProbeOffsets;
 use super::uprobe_multi::{self, MultiPrograms};
-use super::{OBJECT, ProbeError, Records};
+use super::{OBJECT, ProbeError, Records, wire};
 use crate::event::{Nanos, Pid};
 
 /// What the programs are loaded with.
@@ -32,6 +32,8 @@ pub struct Config {
     pub ring_buffer_bytes: u32,
     /// Attach many uprobes with one link where the kernel has that.
     pub uprobe_multi: bool,
+    /// Sample every thread of the target at any time, not only what may be slow.
+    pub sample_everything: bool,
 }
 
 impl Default for Config {
@@ -45,6 +47,7 @@ impl Default for Config {
             frequency_hz: 997,
             ring_buffer_bytes: 8 << 20,
             uprobe_multi: true,
+            sample_everything: false,
         }
     }
 }
@@ -64,6 +67,12 @@ pub enum UprobeProgram {
     PollExit,
     /// `block_in_place` hands the worker's core off.
     PollHandoff,
+    /// A `batch_semaphore::Acquire` is polled; the cookie is a `wire::acquire_cookie`.
+    AcquireEnter,
+    /// It answers.
+    AcquireReturn,
+    /// Permits are given back.
+    PermitsReleased,
 }
 
 impl UprobeProgram {
@@ -75,6 +84,9 @@ impl UprobeProgram {
             UprobeProgram::PollEnter => "poll_enter",
             UprobeProgram::PollExit => "poll_exit",
             UprobeProgram::PollHandoff => "poll_handoff",
+            UprobeProgram::AcquireEnter => "acquire_enter",
+            UprobeProgram::AcquireReturn => "acquire_return",
+            UprobeProgram::PermitsReleased => "permits_released",
         }
     }
 
@@ -86,7 +98,17 @@ impl UprobeProgram {
             UprobeProgram::PollEnter => "polls",
             UprobeProgram::PollExit => "ends of polls",
             UprobeProgram::PollHandoff => "hand-offs of block_in_place",
+            UprobeProgram::AcquireEnter | UprobeProgram::AcquireReturn => "tasks' lock waits",
+            UprobeProgram::PermitsReleased => "tasks' holds",
         }
+    }
+
+    /// Whether it runs when a function returns.
+    pub fn is_at_return(self) -> bool {
+        matches!(
+            self,
+            UprobeProgram::LockReturn | UprobeProgram::AcquireReturn
+        )
     }
 }
 
@@ -124,6 +146,11 @@ impl Probes {
             .map_err(|error| ProbeError::from_io("look at its own PID namespace", error))?;
         let (device, inode) = (kernel_device(pid_ns.st_dev()), pid_ns.st_ino());
         let is_aarch64 = u8::from(is_aarch64);
+        let sample = if config.sample_everything {
+            wire::SAMPLE_EVERYTHING
+        } else {
+            wire::SAMPLE_WHAT_IS_SLOW
+        };
         // Zeroes where the kernel does not tell: replaced return addresses then stay as they are.
         let return_probes = ReturnProbeOffsets::of_this_kernel().unwrap_or_default();
         let ebpf = EbpfLoader::new()
@@ -131,6 +158,7 @@ impl Probes {
             .verifier_log_level(VerifierLogLevel::DISABLE)
             .override_global("THRESHOLD_NS", &config.threshold.0, true)
             .override_global("SAMPLE_AFTER_NS", &config.sample_after.0, true)
+            .override_global("SAMPLE", &sample, true)
             .override_global("TARGET_TGID", &pid.0, true)
             .override_global("PID_NS_DEV", &device, true)
             .override_global("PID_NS_INO", &inode, true)
@@ -206,7 +234,7 @@ impl Probes {
                 file.display()
             )
         };
-        let at_return = program == UprobeProgram::LockReturn;
+        let at_return = program.is_at_return();
         if let Some(multi) = &self.multi {
             let fd = match self.multi_fds.entry(program) {
                 std::collections::hash_map::Entry::Occupied(loaded) => loaded.into_mut(),
@@ -253,7 +281,7 @@ impl Probes {
             ("thread_exit", "sched_process_exit"),
             ("process_exec", "sched_process_exec"),
             ("sched_switch", "sched_switch"),
-            ("sched_wakeup", "sched_wakeup"),
+            ("sched_waking", "sched_waking"),
         ] {
             let program: &mut RawTracePoint = program_of(&mut self.ebpf, name)?;
             program
@@ -394,6 +422,9 @@ mod tests {
             UprobeProgram::PollEnter,
             UprobeProgram::PollExit,
             UprobeProgram::PollHandoff,
+            UprobeProgram::AcquireEnter,
+            UprobeProgram::AcquireReturn,
+            UprobeProgram::PermitsReleased,
         ] {
             if let Err(error) =
                 probes.attach_uprobes(program, Path::new("/proc/self/exe"), &[point])

@@ -105,8 +105,36 @@ impl Probes {
     pub fn lock_waits(&self) -> Result<Vec<(wire::LockWaitKey, wire::LockWaitTotals)>, ProbeError> {
         const KEY: usize = size_of::<wire::LockWaitKey>();
         const VALUE: usize = size_of::<wire::LockWaitTotals>();
+        self.hash_entries_of::<_, _, KEY, VALUE>("LOCK_WAITS")
+    }
+
+    /// Who waited for whom, summed.
+    pub fn pairs(&self) -> Result<Vec<(wire::PairKey, wire::PairTotals)>, ProbeError> {
+        const KEY: usize = size_of::<wire::PairKey>();
+        const VALUE: usize = size_of::<wire::PairTotals>();
+        self.hash_entries_of::<_, _, KEY, VALUE>("PAIRS")
+    }
+
+    /// Holds, summed.
+    pub fn holds(&self) -> Result<Vec<(wire::HoldKey, wire::HoldTotals)>, ProbeError> {
+        const KEY: usize = size_of::<wire::HoldKey>();
+        const VALUE: usize = size_of::<wire::HoldTotals>();
+        self.hash_entries_of::<_, _, KEY, VALUE>("HOLDS")
+    }
+
+    /// Tasks that wait for permits, and some that gave up.
+    pub fn task_waits(&self) -> Result<Vec<(wire::AcquireAddr, wire::TaskWait)>, ProbeError> {
+        const KEY: usize = size_of::<wire::AcquireAddr>();
+        const VALUE: usize = size_of::<wire::TaskWait>();
+        self.hash_entries_of::<_, _, KEY, VALUE>("TASK_WAITS")
+    }
+
+    fn hash_entries_of<K: FromBytes, V: FromBytes, const KEY: usize, const VALUE: usize>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<(K, V)>, ProbeError> {
         Ok(self
-            .hash_entries::<[u8; KEY], [u8; VALUE]>("LOCK_WAITS")?
+            .hash_entries::<[u8; KEY], [u8; VALUE]>(name)?
             .into_iter()
             .filter_map(|(key, value)| Some((read(&key)?, read(&value)?)))
             .collect())

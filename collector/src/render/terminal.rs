@@ -95,10 +95,13 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     }
     writeln!(
         out,
-        "{} lock waits, {}{} in total, on any thread",
+        "{} lock waits, {}{} in total, on any thread; {} waits of tasks for Tokio's locks, {}{}",
         summary.lock_waits,
         mark(summary.lock_wait_certainty),
-        duration(summary.lock_wait_ns)
+        duration(summary.lock_wait_ns),
+        summary.task_waits,
+        mark(summary.lock_wait_certainty),
+        duration(summary.task_wait_ns)
     )
 }
 
@@ -163,9 +166,7 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     writeln!(
         out,
         "{}",
-        style.dim(
-            "     total    waits    longest  lock, and who released it last while others waited"
-        )
+        style.dim("     total    waits    longest  lock, and who held it while others waited")
     )?;
     for lock in report.locks.iter().take(ROWS) {
         writeln!(

@@ -7,14 +7,19 @@
 //! | `lock_wait_on_worker` | long polls that mostly waited for a lock | |
 //! | `sleep_on_worker` | long polls that were mostly off-CPU: blocking calls | |
 //! | `starved_worker` | long polls that were mostly runnable, but not running | under 1 % of the recording |
-//! | `contended_lock` | a lock with a wait as long as a long poll, or waited for in 10 % of the recording | many short waits |
+//! | `contended_lock` | a lock with a wait as long as a long poll, or waited for in 10 % of the recording | many short waits, full channels |
+//! | `long_hold` | holds of parking_lot's and std's locks as long as a long poll | Tokio's locks, which tasks wait for without blocking anything |
+//! | `held_across_await` | a guard of parking_lot or std that outlives the poll that acquired it | the same of Tokio's locks, which are made for it |
 
+use std::collections::BTreeMap;
+
+use super::flames::LockNames;
 use super::groups::PollGroup;
-use super::stacks::hex;
+use super::stacks::{SiteKey, parse_hex};
 use super::words::{bounded, count, duration, percent};
-use super::{CallSite, Certainty, Finding, Holders, LockEntry};
+use super::{CallSite, Certainty, Finding, HoldEntry, Holders, LockEntry, LockShape};
 use crate::classify::Origin;
-use crate::correlate::{Activity, LockKind};
+use crate::correlate::Activity;
 use crate::event::{LockAddr, LockOperation, Nanos};
 
 /// What the checks look at.
@@ -23,6 +28,10 @@ pub struct Facts<'a> {
     pub groups: &'a [PollGroup],
     /// Locks.
     pub locks: &'a [LockEntry],
+    /// What they are called.
+    pub lock_names: &'a LockNames,
+    /// Long holds, and those across an await.
+    pub holds: &'a [HoldEntry],
     /// How good their sums are.
     pub lock_wait_certainty: Certainty,
     /// How long was recorded.
@@ -43,13 +52,15 @@ trait Check {
 
 /// All findings, most harm first.
 pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
-    let checks: [&dyn Check; 6] = [
+    let checks: [&dyn Check; 8] = [
         &CryptoOnWorker,
         &LockWaitOnWorker,
         &SleepOnWorker,
         &CpuOnWorker,
         &StarvedWorker,
         &ContendedLock,
+        &LongHold,
+        &HeldAcrossAwait,
     ];
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check.check(facts)).collect();
     // Stable: of equal harm, in the order above.
@@ -265,7 +276,7 @@ impl Check for LockWaitOnWorker {
                 let wanted = group.call_site.as_ref().map_or_else(String::new, |site| {
                     format!(", wanted in {}", site_in_words(site))
                 });
-                let holders = released_by(&group.holders, "that wait");
+                let holders = held_by(&group.holders, "that wait");
                 format!(
                     "{}: {} waiting for {which}{wanted}. {holders}",
                     blocked(group),
@@ -277,10 +288,8 @@ impl Check for LockWaitOnWorker {
 }
 
 fn lock_type(facts: &Facts<'_>, lock: LockAddr, operation: LockOperation) -> String {
-    let (address, kind) = (hex(lock.0), LockKind::from(operation));
-    let mut locks = facts.locks.iter();
-    let entry = locks.find(|entry| entry.address == address && entry.kind == kind);
-    super::locks::lock_type(kind, entry.and_then(|entry| entry.protects.as_deref()))
+    let named = facts.lock_names.get(&(lock, operation.into()));
+    named.map_or_else(|| "lock".to_owned(), |name| name.what.clone())
 }
 
 struct SleepOnWorker;
@@ -381,8 +390,8 @@ impl ContendedLock {
         };
         let holder = match (lock.totals.waits, lock.still_waiting.waits) {
             (0, _) => "Who holds it was not seen.".to_owned(),
-            (_, 0) => released_by(&lock.holders, "that time"),
-            _ => released_by(&lock.holders, "the waits that ended"),
+            (_, 0) => held_by(&lock.holders, "that time"),
+            _ => held_by(&lock.holders, "the waits that ended"),
         };
         format!(
             "The {}{elsewhere} {} [{}]. {holder}",
@@ -399,13 +408,13 @@ const UNSEEN: &str = "nobody was parked, or the unlock was not probed";
 /// Most places that are named where none of them is to blame alone.
 const PLACES: usize = 3;
 
-/// Who released a lock last in the waits for it, for what share of `of_what`, and what to do.
-fn released_by(holders: &Holders, of_what: &str) -> String {
+/// Who held a lock in the waits for it, for what share of `of_what`, and what to do.
+fn held_by(holders: &Holders, of_what: &str) -> String {
     let told = holders.told(PLACES);
     if told.named.is_empty() {
         return format!("Who held it was not seen ({UNSEEN}).");
     }
-    let mut sentence = "It was last released".to_owned();
+    let mut sentence = "It was held".to_owned();
     for (n, (site, percent)) in told.named.iter().enumerate() {
         let (comma, of) = match n {
             0 => ("", format!(" of {of_what}")),
@@ -424,11 +433,24 @@ fn released_by(holders: &Holders, of_what: &str) -> String {
         (None, 1) => "look there first",
         (None, _) => "no place alone is to blame, so each should hold it for less time",
     };
-    let unseen = match told.unseen {
-        0 => String::new(),
-        percent => format!(" For {percent} % no release was seen ({UNSEEN})."),
+    let mut rest = Vec::new();
+    if told.handover > 0 {
+        rest.push(format!(
+            "{} % went by after a release, until the waiter ran",
+            told.handover
+        ));
+    }
+    if told.unseen > 0 {
+        rest.push(format!(
+            "for {} % no release was seen ({UNSEEN})",
+            told.unseen
+        ));
+    }
+    let rest = match rest.join("; ") {
+        rest if rest.is_empty() => rest,
+        rest => format!(" The rest: {rest}."),
     };
-    format!("{sentence}: {advice}.{unseen}")
+    format!("{sentence}: {advice}.{rest}")
 }
 
 impl Check for ContendedLock {
@@ -445,6 +467,7 @@ impl Check for ContendedLock {
         facts
             .locks
             .iter()
+            .filter(|lock| lock.kind != LockShape::Channel)
             .filter(|lock| {
                 let total = lock.totals.total_ns + lock.still_waiting.at_least_ns;
                 lock.totals.max_ns >= facts.threshold
@@ -475,6 +498,161 @@ impl Check for ContendedLock {
     }
 }
 
+/// Holds of one lock type that ended at one place.
+struct HoldGroup<'a> {
+    what: String,
+    holds: Vec<&'a HoldEntry>,
+}
+
+impl<'a> HoldGroup<'a> {
+    /// Those that `fit`, most time first.
+    fn of(facts: &Facts<'a>, fits: impl Fn(&HoldEntry) -> bool) -> Vec<HoldGroup<'a>> {
+        let mut groups: BTreeMap<(String, Option<SiteKey>), Vec<&HoldEntry>> = BTreeMap::new();
+        for hold in facts.holds.iter().filter(|hold| fits(hold)) {
+            let what = match parse_hex(&hold.lock) {
+                Some(lock) => lock_type(facts, LockAddr(lock), hold.operation),
+                None => "lock".to_owned(),
+            };
+            let place = hold.call_site.as_ref().map(SiteKey::new);
+            groups.entry((what, place)).or_default().push(hold);
+        }
+        let mut groups: Vec<HoldGroup<'a>> = groups
+            .into_iter()
+            .map(|((what, _), holds)| HoldGroup { what, holds })
+            .collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.total()));
+        groups
+    }
+
+    fn total(&self) -> Nanos {
+        self.holds.iter().map(|hold| hold.at_least_ns).sum()
+    }
+
+    fn longest(&self) -> &'a HoldEntry {
+        let first = self.holds[0];
+        let mut others = self.holds.iter().copied();
+        others.by_ref().fold(first, |longest, hold| {
+            if hold.at_least_ns > longest.at_least_ns {
+                hold
+            } else {
+                longest
+            }
+        })
+    }
+
+    fn certainty(&self) -> Certainty {
+        Certainty::of_all(self.holds.iter().map(|hold| hold.certainty))
+    }
+
+    /// `` `app::f` at src/f.rs:3``, or what is known of that.
+    fn place(&self) -> String {
+        match &self.longest().call_site {
+            Some(site) => site_in_words(site),
+            None => "a place that no stack tells".to_owned(),
+        }
+    }
+
+    /// `3 times, for at least 20.0 ms in total (longest 9.0 ms)`.
+    fn how_long(&self) -> String {
+        let longest = self.longest();
+        let longest_in_words = bounded(longest.at_least_ns, longest.certainty);
+        match self.holds.len() {
+            1 => format!("once, for {longest_in_words}"),
+            times => format!(
+                "{times} times, for {} in total (longest {longest_in_words})",
+                bounded(self.total(), self.certainty())
+            ),
+        }
+    }
+
+    fn finding(&self, check: &dyn Check, sentence: String) -> Finding {
+        let longest = self.longest();
+        Finding {
+            check: check.name().to_owned(),
+            sentence,
+            explanation: check.summary().to_owned(),
+            harm_ns: self.total(),
+            certainty: self.certainty(),
+            count: self.holds.len() as u64,
+            longest_ns: longest.at_least_ns,
+            call_site: longest.call_site.clone(),
+            lock: Some(longest.lock.clone()),
+            holder: longest.call_site.clone(),
+            holders: None,
+            tasks: Vec::new(),
+            anatomy: None,
+            long_polls: Vec::new(),
+        }
+    }
+}
+
+/// Whoever waits for one of these blocks a thread.
+fn blocks_threads(hold: &HoldEntry) -> bool {
+    hold.operation != LockOperation::TokioAcquire
+}
+
+struct LongHold;
+
+impl Check for LongHold {
+    fn name(&self) -> &'static str {
+        "long_hold"
+    }
+
+    fn summary(&self) -> &'static str {
+        "A lock that is held for as long as a long poll stops every thread that wants it meanwhile, workers included.          What takes the time belongs before or behind the critical section."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        let groups = HoldGroup::of(facts, |hold| {
+            blocks_threads(hold) && !hold.across_await && hold.at_least_ns >= facts.threshold
+        });
+        let sentence = |group: &HoldGroup<'_>| {
+            let computed = match &group.longest().during {
+                Some(site) => format!(", computing mostly in {}", site_in_words(site)),
+                None => String::new(),
+            };
+            format!(
+                "The {} was held too long by {} {}{computed}. Do the long part outside of the lock.",
+                group.what,
+                group.place(),
+                group.how_long()
+            )
+        };
+        groups
+            .iter()
+            .map(|group| group.finding(self, sentence(group)))
+            .collect()
+    }
+}
+
+struct HeldAcrossAwait;
+
+impl Check for HeldAcrossAwait {
+    fn name(&self) -> &'static str {
+        "held_across_await"
+    }
+
+    fn summary(&self) -> &'static str {
+        "A guard of a blocking lock that is kept over an await keeps the lock for as long as the task sleeps. Every          thread that wants it stops meanwhile, and if that is the worker that would poll the task, for ever."
+    }
+
+    fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        let groups = HoldGroup::of(facts, |hold| blocks_threads(hold) && hold.across_await);
+        let sentence = |group: &HoldGroup<'_>| {
+            format!(
+                "The {} was held across an await by {} {}: the task slept with the guard in its hands. Drop the guard                  before the await, or use `tokio::sync`'s lock.",
+                group.what,
+                group.place(),
+                group.how_long()
+            )
+        };
+        groups
+            .iter()
+            .map(|group| group.finding(self, sentence(group)))
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::holders::HolderSum;
@@ -490,23 +668,23 @@ mod tests {
                 sum.add(Some(site(function, 1)), 1, Nanos(*time));
             }
             sum.add(None, 1, Nanos(unseen));
-            released_by(&sum.finish(), "that time")
+            held_by(&sum.finish(), "that time")
         };
         assert_eq!(
             said(&[("app::a", 50), ("app::b", 30), ("app::c", 20)], 0),
-            "It was last released by `app::a` at src/lib.rs:1 for 50 % of that time, by 2 other places for 50 %: \
+            "It was held by `app::a` at src/lib.rs:1 for 50 % of that time, by 2 other places for 50 %: \
              hold it for less time there."
         );
         assert_eq!(
             said(&[("app::a", 38), ("app::b", 32), ("app::c", 10)], 20),
-            "It was last released by `app::a` at src/lib.rs:1 for 38 % of that time, by `app::b` at \
+            "It was held by `app::a` at src/lib.rs:1 for 38 % of that time, by `app::b` at \
              src/lib.rs:1 for 32 %, by `app::c` at src/lib.rs:1 for 10 %: no place alone is to blame, so each \
-             should hold it for less time. For 20 % no release was seen (nobody was parked, or the unlock was \
+             should hold it for less time. The rest: for 20 % no release was seen (nobody was parked, or the unlock was \
              not probed)."
         );
         assert_eq!(
             said(&[("app::a", 5)], 95),
-            "It was last released by `app::a` at src/lib.rs:1 for 5 % of that time: look there first. For 95 % \
+            "It was held by `app::a` at src/lib.rs:1 for 5 % of that time: look there first. The rest: for 95 % \
              no release was seen (nobody was parked, or the unlock was not probed)."
         );
         assert_eq!(

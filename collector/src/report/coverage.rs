@@ -49,9 +49,10 @@ impl Report {
             samples,
             off_cpu,
             lock_waits,
+            holds,
             other,
         } = coverage.lost;
-        let lost = [long_polls, samples, off_cpu, lock_waits, other]
+        let lost = [long_polls, samples, off_cpu, lock_waits, holds, other]
             .into_iter()
             .fold(0, u64::saturating_add);
         for (times, what, fate) in [
@@ -100,6 +101,7 @@ impl Coverage {
                 samples: counter(wire::COUNTER_LOST_SAMPLES),
                 off_cpu: counter(wire::COUNTER_LOST_OFF_CPU),
                 lock_waits: counter(wire::COUNTER_LOST_LOCK_WAITS),
+                holds: counter(wire::COUNTER_LOST_HOLDS),
                 other: counter(wire::COUNTER_LOST_OTHER),
             },
             stacks: stack_coverage(capture, polls, stacks, &unwinding),
@@ -109,6 +111,8 @@ impl Coverage {
             lock_waits_not_aggregated: counter(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED),
             lock_waits_too_deep: counter(wire::COUNTER_LOCKS_TOO_DEEP),
             unlocks_not_stored: counter(wire::COUNTER_UNLOCKS_NOT_STORED),
+            pairs_not_stored: counter(wire::COUNTER_PAIRS_NOT_STORED),
+            holds_not_stored: counter(wire::COUNTER_HOLDS_NOT_STORED),
             threads_not_tracked: counter(wire::COUNTER_THREADS_NOT_TRACKED),
             undecoded: capture.undecoded.clone(),
             cut: capture.cut.clone(),
@@ -301,6 +305,21 @@ impl Coverage {
                     self.unlocks_not_stored,
                     "unlock",
                     "without room in the kernel's map, so some holders are unknown",
+                ),
+                (
+                    self.pairs_not_stored,
+                    "release",
+                    "without room in the kernel's map: these holders are called unknown",
+                ),
+                (
+                    self.holds_not_stored,
+                    "hold",
+                    "without room in the kernel's map, missing in the sums for each lock",
+                ),
+                (
+                    self.lost.holds,
+                    "hold",
+                    "lost; the sums for each lock are whole, the list is not",
                 ),
                 (
                     self.threads_not_tracked,

@@ -1,9 +1,11 @@
-//! The two flamegraphs.
+//! The flamegraphs.
 //!
 //! ```text
 //!   blocking    task > code of the poll, outermost first > [on-CPU] | [lock wait: …] | [run queue] | [sleep]
 //!               task > [on-CPU, no sample] | [sleep, early: no stack] | …
-//!   lock wait   lock > [write] > code of the waiter
+//!   by waiter   lock > [write] > code of the waiter
+//!   by holder   lock > [held by] > code of the holder, where it released the lock
+//!   pairs       lock > [held by] > code of the holder > [write] > code of the waiter, innermost first
 //! ```
 //!
 //! The task stands for the frames below it (thread start, worker loop, `raw::poll`), which are the same for
@@ -18,8 +20,19 @@ use crate::correlate::{Activity, Evidence, LockKind, LockWaits, PollAnatomy, Sha
 use crate::event::{CodeAddr, LockAddr, LockOperation, Nanos, StackId};
 use holdup_probe_ebpf::wire;
 
+/// What a lock is called.
+#[derive(Clone, Debug)]
+pub struct LockName {
+    /// With the place where it is acquired.
+    pub whole: String,
+    /// Without: `Mutex<app::Sessions> (std)`.
+    pub what: String,
+    /// It is no lock, but a channel.
+    pub is_channel: bool,
+}
+
 /// Names of locks, by what identifies them.
-pub type LockNames = BTreeMap<(LockAddr, LockKind), String>;
+pub type LockNames = BTreeMap<(LockAddr, LockKind), LockName>;
 
 /// Runtime-blocking time by stack.
 pub fn blocking(
@@ -50,42 +63,112 @@ pub fn blocking(
     flame
 }
 
-/// Lock wait by lock, operation and waiter; condvars are none.
-pub fn lock_wait(
+/// The three pictures of lock wait, of the same time each: condvars and channels are none.
+pub struct LockFlames {
+    /// What suffers.
+    pub by_waiter: Flame,
+    /// What to fix.
+    pub by_holder: Flame,
+    /// Both.
+    pub pairs: Flame,
+}
+
+/// Lock wait by waiter, by holder, and by both.
+pub fn lock_waits(
     locks: &BTreeMap<(LockAddr, LockKind), LockWaits<'_>>,
     stacks: &Stacks,
     lock_names: &LockNames,
-) -> Flame {
-    let mut flame = Flame::default();
+) -> LockFlames {
+    let mut flames = LockFlames {
+        by_waiter: Flame::default(),
+        by_holder: Flame::default(),
+        pairs: Flame::default(),
+    };
     for (key @ (address, kind), waits) in locks {
-        if *kind == LockKind::Condvar {
+        let name = lock_names.get(key);
+        if *kind == LockKind::Condvar || name.is_some_and(|name| name.is_channel) {
             continue;
         }
-        let name = lock_names.get(key).map_or("lock", String::as_str);
+        let name = name.map_or("lock", |name| name.whole.as_str());
         let root = FlameFrame::tag(FrameKind::Root, format!("{name} [{:#x}]", address.0));
-        let mut add = |operation, stack, time| {
-            let mut frames = vec![
-                root.clone(),
-                FlameFrame::tag(
-                    FrameKind::LockWait,
-                    format!("[{}]", operation_name(operation)),
-                ),
-            ];
-            match code(stacks, stack, None) {
-                Some(code) => frames.extend(code),
-                None => frames.push(FlameFrame::tag(FrameKind::NoStack, "[no stack]".to_owned())),
-            }
-            flame.add(frames, time);
-        };
-        for entry in &waits.ended {
-            add(entry.operation, entry.waiter_stack, entry.total);
+        by_waiter(&mut flames.by_waiter, &root, waits, stacks);
+        by_holder(&mut flames, &root, waits, stacks);
+    }
+    flames
+}
+
+fn by_waiter(flame: &mut Flame, root: &FlameFrame, waits: &LockWaits<'_>, stacks: &Stacks) {
+    let ended = waits.ended.iter();
+    let ended = ended.map(|it| (it.operation, it.waiter_stack, it.total));
+    let still_waiting = waits.still_waiting.iter();
+    let still_waiting =
+        still_waiting.map(|it| (it.operation, it.waiter_stack, it.end.since(it.start)));
+    for (operation, stack, time) in ended.chain(still_waiting) {
+        let mut frames = vec![root.clone(), wanted(operation)];
+        frames.extend(code_or_none(stacks, stack));
+        flame.add(frames, time);
+    }
+}
+
+/// Each waiter's time is split over those who held the lock; what is left of it has no holder.
+fn by_holder(flames: &mut LockFlames, root: &FlameFrame, waits: &LockWaits<'_>, stacks: &Stacks) {
+    let mut left: BTreeMap<(LockOperation, Option<StackId>), (Nanos, Nanos)> = BTreeMap::new();
+    for ended in &waits.ended {
+        let left = left
+            .entry((ended.operation, ended.waiter_stack))
+            .or_default();
+        left.0 += ended.total.saturating_sub(ended.handover);
+        left.1 += ended.handover;
+    }
+    for wait in &waits.still_waiting {
+        let left = left.entry((wait.operation, wait.waiter_stack)).or_default();
+        left.0 += wait.end.since(wait.start);
+    }
+    let mut add = |holder: Vec<FlameFrame>, operation, waiter, time| {
+        let mut frames = vec![root.clone()];
+        frames.extend(holder);
+        flames.by_holder.add(frames.clone(), time);
+        frames.push(wanted(operation));
+        // The waiter's stack stands on its head, so that the two places where they met are side by side.
+        let mut of_waiter = code_or_none(stacks, waiter);
+        of_waiter.reverse();
+        frames.extend(of_waiter);
+        flames.pairs.add(frames, time);
+    };
+    for pair in &waits.pairs {
+        if let Some(left) = left.get_mut(&(pair.operation, pair.waiter_stack)) {
+            left.0 = left.0.saturating_sub(pair.total);
         }
-        for wait in &waits.still_waiting {
-            let so_far: Nanos = wait.end.since(wait.start);
-            add(wait.operation, wait.waiter_stack, so_far);
+        let mut holder = vec![FlameFrame::tag(FrameKind::Root, "[held by]".to_owned())];
+        holder.extend(code_or_none(stacks, pair.holder_stack));
+        add(holder, pair.operation, pair.waiter_stack, pair.total);
+    }
+    for ((operation, waiter), (unseen, handover)) in left {
+        for (what, time) in [
+            ("[holder not seen]", unseen),
+            (
+                "[handed over: released, and the waiter had not run yet]",
+                handover,
+            ),
+        ] {
+            let tag = FlameFrame::tag(FrameKind::NoStack, what.to_owned());
+            add(vec![tag], operation, waiter, time);
         }
     }
-    flame
+}
+
+fn wanted(operation: LockOperation) -> FlameFrame {
+    FlameFrame::tag(
+        FrameKind::LockWait,
+        format!("[{}]", operation_name(operation)),
+    )
+}
+
+fn code_or_none(stacks: &Stacks, stack: Option<StackId>) -> Vec<FlameFrame> {
+    match code(stacks, stack, None) {
+        Some(code) => code.collect(),
+        None => vec![FlameFrame::tag(FrameKind::NoStack, "[no stack]".to_owned())],
+    }
 }
 
 /// The frames of a stack's innermost poll, outermost first. A stack that does not reach it says so at that place.
@@ -115,7 +198,7 @@ fn leaf(share: &Share, lock_names: &LockNames) -> FlameFrame {
             let name = share
                 .lock
                 .and_then(|(lock, operation)| lock_names.get(&(lock, operation.into())))
-                .map_or("a lock", String::as_str);
+                .map_or("a lock", |name| name.whole.as_str());
             FlameFrame::tag(FrameKind::LockWait, format!("[lock wait: {name}]"))
         }
     }
@@ -148,5 +231,9 @@ pub fn operation_name(operation: LockOperation) -> &'static str {
         LockOperation::RwUpgradable => "upgradable read",
         LockOperation::RwUpgrade => "upgrade",
         LockOperation::Condvar => "condvar wait",
+        LockOperation::StdMutex => "lock",
+        LockOperation::StdRead => "read",
+        LockOperation::StdWrite => "write",
+        LockOperation::TokioAcquire => "acquire",
     }
 }

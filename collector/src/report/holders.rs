@@ -1,7 +1,12 @@
 //! Who the waiters for a lock waited for, as far as that was seen.
 //!
-//! A wait is charged whole to the last slow unlock during it: several can have held the lock meanwhile, and
-//! nobody saw the others. So what is known is who released it last, for what share of the wait.
+//! ```text
+//!   wait  |---------- A ----------|------ B ------|- handover -|
+//!         start           release by A    release by B         the waiter has the lock
+//! ```
+//!
+//! Several can hold a lock during one wait: each is charged with the time up to its own release. What lies behind the
+//! last one is nobody's: the waiter needs a CPU to run on, or somebody was faster and is not seen.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +22,16 @@ type Lines = BTreeMap<(Option<String>, Option<u32>), (CallSite, u64, Nanos)>;
 pub struct HolderSum {
     /// By the function that a person of the program's team knows.
     seen: BTreeMap<String, Lines>,
+    handover: Nanos,
     unseen_waits: u64,
     unseen: Nanos,
 }
 
 impl HolderSum {
-    /// Waits that ended with a release at `holder`.
-    pub fn add(&mut self, holder: Option<CallSite>, waits: u64, time: Nanos) {
+    /// Releases at `holder`, and what it took of the waits; None for waits during which no release was seen.
+    pub fn add(&mut self, holder: Option<CallSite>, releases: u64, time: Nanos) {
         let Some(site) = holder else {
-            self.unseen_waits = self.unseen_waits.saturating_add(waits);
+            self.unseen_waits = self.unseen_waits.saturating_add(releases);
             self.unseen += time;
             return;
         };
@@ -33,22 +39,27 @@ impl HolderSum {
         let line = (own.file.clone(), own.line);
         let lines = self.seen.entry(own.label.clone()).or_default();
         let sum = lines.entry(line).or_insert((site, 0, Nanos::ZERO));
-        sum.1 = sum.1.saturating_add(waits);
+        sum.1 = sum.1.saturating_add(releases);
         sum.2 += time;
+    }
+
+    /// What lies behind the last release.
+    pub fn add_handover(&mut self, time: Nanos) {
+        self.handover += time;
     }
 
     /// The line with the most time stands for its function.
     pub fn finish(self) -> Holders {
         let share = |lines: Lines| {
-            let waits = lines.values().map(|(_, waits, _)| *waits);
-            let waits = waits.fold(0, u64::saturating_add);
+            let releases = lines.values().map(|(_, releases, _)| *releases);
+            let releases = releases.fold(0, u64::saturating_add);
             let total_ns = lines.values().map(|(.., time)| *time).sum();
             let heaviest = lines
                 .into_values()
                 .reduce(|most, line| if line.2 > most.2 { line } else { most });
             heaviest.map(|(call_site, ..)| HolderShare {
                 call_site,
-                waits,
+                releases,
                 total_ns,
             })
         };
@@ -56,6 +67,7 @@ impl HolderSum {
         seen.sort_by_key(|holder| std::cmp::Reverse(holder.total_ns));
         Holders {
             seen,
+            handover_ns: self.handover,
             unseen_waits: self.unseen_waits,
             unseen_ns: self.unseen,
         }
@@ -69,6 +81,8 @@ pub struct Told<'a> {
     pub named: Vec<(&'a CallSite, u64)>,
     /// How many others, and their share.
     pub others: (u64, u64),
+    /// The share of the wait behind the last release.
+    pub handover: u64,
     /// The share of the wait in which no release was seen.
     pub unseen: u64,
 }
@@ -77,10 +91,10 @@ impl Holders {
     /// All of the wait.
     pub fn total(&self) -> Nanos {
         let seen: Nanos = self.seen.iter().map(|holder| holder.total_ns).sum();
-        seen + self.unseen_ns
+        seen + self.handover_ns + self.unseen_ns
     }
 
-    /// The one to blame, if there is one: it released the lock last in at least half of the wait.
+    /// The one to blame, if there is one: it held the lock for at least half of the wait.
     pub fn main(&self) -> Option<&CallSite> {
         let first = self.seen.first()?;
         let is_main = first.total_ns.0.saturating_mul(2) >= self.total().0;
@@ -93,6 +107,7 @@ impl Holders {
         let (named, others) = self.seen.split_at(named.min(self.seen.len()));
         let mut parts: Vec<Nanos> = named.iter().map(|holder| holder.total_ns).collect();
         parts.push(others.iter().map(|holder| holder.total_ns).sum());
+        parts.push(self.handover_ns);
         parts.push(self.unseen_ns);
         let percents = percents(&parts);
         let of_named = percents.iter().copied();
@@ -103,7 +118,8 @@ impl Holders {
                 .zip(of_named)
                 .collect(),
             others: (others.len() as u64, percents[named.len()]),
-            unseen: percents[named.len() + 1],
+            handover: percents[named.len() + 1],
+            unseen: percents[named.len() + 2],
         }
     }
 }
@@ -140,20 +156,21 @@ pub(super) mod tests {
         sum.add(Some(site("app::b", 9)), 1, Nanos(40));
         sum.add(Some(site("app::a", 2)), 1, Nanos(25));
         sum.add(None, 4, Nanos(5));
+        sum.add_handover(Nanos(10));
         let holders = sum.finish();
         assert_eq!(holders.seen[0].call_site, site("app::a", 1));
         assert_eq!(
-            (holders.seen[0].waits, holders.seen[0].total_ns),
+            (holders.seen[0].releases, holders.seen[0].total_ns),
             (3, Nanos(55))
         );
         assert_eq!((holders.unseen_waits, holders.unseen_ns), (4, Nanos(5)));
         assert_eq!(holders.main(), Some(&site("app::a", 1)));
         let told = holders.told(3);
-        assert_eq!(told.named, [(&site("app::a", 1), 55)]);
-        assert_eq!((told.others, told.unseen), ((1, 40), 5));
+        assert_eq!(told.named, [(&site("app::a", 1), 50)]);
+        assert_eq!((told.others, told.handover, told.unseen), ((1, 36), 9, 5));
     }
 
-    /// Who released it last in less than half of the wait is not the one to blame.
+    /// Who held it for less than half of the wait is not the one to blame.
     #[test]
     fn nobody_is_to_blame_alone() {
         let mut sum = HolderSum::default();

@@ -10,6 +10,12 @@ pub struct Limits {
     pub long_polls: usize,
     /// Locks; those most waited for are kept.
     pub locks: usize,
+    /// Lock types; those most waited for are kept.
+    pub lock_types: usize,
+    /// Lock waits; the longest are kept.
+    pub lock_waits: usize,
+    /// Holds; the longest are kept.
+    pub holds: usize,
     /// Condvars; those most waited at are kept.
     pub condvars: usize,
     /// Findings; those of most harm are kept.
@@ -22,6 +28,9 @@ impl Default for Limits {
         Limits {
             long_polls: 20_000,
             locks: 5_000,
+            lock_types: 1_000,
+            lock_waits: 20_000,
+            holds: 20_000,
             condvars: 5_000,
             findings: 1_000,
         }
@@ -55,6 +64,10 @@ impl Limits {
         report.not_listed = NotListed {
             long_polls: (all - longest.len()) as u64,
             locks: shorten(&mut report.locks, self.locks),
+            lock_types: shorten(&mut report.lock_types, self.lock_types),
+            // Bounded where they are made.
+            lock_waits: report.not_listed.lock_waits,
+            holds: report.not_listed.holds,
             condvars: shorten(&mut report.condvars, self.condvars),
             findings: shorten(&mut report.findings, self.findings),
         };
@@ -78,12 +91,18 @@ impl NotListed {
         let NotListed {
             long_polls,
             locks,
+            lock_types,
+            lock_waits,
+            holds,
             condvars,
             findings,
         } = *self;
         let lists = [
             (long_polls, "long poll"),
             (locks, "lock"),
+            (lock_types, "lock type"),
+            (lock_waits, "lock wait"),
+            (holds, "hold"),
             (condvars, "condvar"),
             (findings, "finding"),
         ];

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::flames::LockNames;
+use super::flames::{LockName, LockNames};
 use super::holders::HolderSum;
 use super::label;
-use super::protected::ProtectedTypes;
+use super::protected::ToldTypes;
 use super::stacks::{NamedStack, SiteKey, Stacks, call_site, hex};
-use super::{CallSite, CondvarEntry, LockEntry, LockPair, StillWaiting, WaitTotals};
+use super::{
+    CallSite, Certainty, CondvarEntry, HoldTotalsEntry, Holders, LockEntry, LockFamily, LockPair,
+    LockShape, StillWaiting, WaitTotals,
+};
 use crate::classify::Origin;
 use crate::correlate::{LockKind, LockWaits, WaitSum};
-use crate::event::{LockAddr, LockOperation, Nanos, StackId};
+use crate::event::{HoldEvidence, HoldTotals, LockAddr, LockOperation, Nanos, StackId};
 
 /// All locks of a capture, named.
 pub struct Locks {
@@ -25,7 +28,7 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// From the waits of each lock.
+    /// From the waits and holds of each lock.
     pub fn new(locks: &BTreeMap<(LockAddr, LockKind), LockWaits<'_>>, stacks: &Stacks) -> Locks {
         let mut result = Locks {
             entries: Vec::new(),
@@ -42,17 +45,32 @@ impl Locks {
                 continue;
             }
             let entry = lock_entry(*address, *kind, waits, stacks, &mut result.stacks);
-            result.names.insert(*key, entry.name.clone());
+            result.names.insert(
+                *key,
+                LockName {
+                    whole: entry.name.clone(),
+                    what: lock_type(&entry),
+                    is_channel: entry.kind == LockShape::Channel,
+                },
+            );
             result.entries.push(entry);
         }
         // The map's order is by address, so that equal ones keep an order that doesn't change.
-        result.entries.sort_by_key(|lock| {
-            std::cmp::Reverse(lock.totals.total_ns + lock.still_waiting.at_least_ns)
-        });
+        result.entries.sort_by_key(LockEntry::weight);
         result
             .condvars
             .sort_by_key(|condvar| std::cmp::Reverse(condvar.totals.total_ns));
         result
+    }
+}
+
+impl LockEntry {
+    /// Most waited for first, then longest held.
+    fn weight(&self) -> std::cmp::Reverse<(Nanos, Nanos)> {
+        std::cmp::Reverse((
+            self.totals.total_ns + self.still_waiting.at_least_ns,
+            self.holds.longest_ns,
+        ))
     }
 }
 
@@ -63,8 +81,7 @@ fn lock_entry(
     stacks: &Stacks,
     named: &mut BTreeSet<StackId>,
 ) -> LockEntry {
-    let mut places = Places::default();
-    let mut types = ProtectedTypes::default();
+    let (mut places, mut types) = (Places::default(), ToldTypes::default());
     let ended = waits.ended.iter().map(|e| (e.waiter_stack, e.total));
     let still_waiting = waits.still_waiting.iter();
     let still_waiting = still_waiting.map(|w| (w.waiter_stack, w.end.since(w.start)));
@@ -72,20 +89,24 @@ fn lock_entry(
         places.add(stacks, stack, time);
         types.add(stacks, stack, time);
     }
-    let mut holders = HolderSum::default();
-    for entry in &waits.ended {
-        let holder = stacks.get(entry.holder_stack).and_then(site_of_lock);
-        holders.add(holder, entry.count, entry.total);
-    }
     let acquired_from = places.0.len() as u64;
-    let acquired_at = places.heaviest();
-    let protects = types.heaviest();
-    LockEntry {
+    for holds in &waits.holds {
+        // Told by those who waited, if anybody did.
+        let place = holds.acquire_stack.or(holds.release_stack);
+        if waits.ended.is_empty() {
+            places.add(stacks, place, holds.total);
+        }
+        types.add(stacks, place, Nanos(1));
+    }
+    let (family, shape) = family_and_shape(kind, types.shape());
+    let (holds, across_await, locked_at_poll_end) = holds_of(waits);
+    let mut entry = LockEntry {
         address: hex(address.0),
-        kind,
-        name: lock_name(kind, protects.as_deref(), acquired_at.as_ref()),
-        protects,
-        acquired_at,
+        family,
+        kind: shape,
+        name: String::new(),
+        protects: types.protects(),
+        acquired_at: places.heaviest(),
         acquired_from,
         totals: waits.sum.into(),
         log2_histogram: without_empty_end(&waits.log2_histogram),
@@ -102,30 +123,117 @@ fn lock_entry(
                 .map(|wait| wait.end.since(wait.start))
                 .sum(),
         },
-        holders: holders.finish(),
+        holders: holders(waits, stacks),
         pairs: pairs(waits, stacks, named),
+        holds,
+        across_await,
+        locked_at_poll_end,
+    };
+    entry.name = lock_name(&entry);
+    entry
+}
+
+/// A semaphore of Tokio's is whatever the stacks say, if they do.
+fn family_and_shape(kind: LockKind, told: Option<LockShape>) -> (LockFamily, LockShape) {
+    match kind {
+        LockKind::Mutex | LockKind::Condvar => (LockFamily::ParkingLot, LockShape::Mutex),
+        LockKind::RwLock => (LockFamily::ParkingLot, LockShape::RwLock),
+        LockKind::StdMutex => (LockFamily::Std, LockShape::Mutex),
+        LockKind::StdRwLock => (LockFamily::Std, LockShape::RwLock),
+        LockKind::TokioSemaphore => (LockFamily::Tokio, told.unwrap_or(LockShape::Semaphore)),
     }
+}
+
+/// All holds, those across an await, and how often it was locked at a poll's end.
+fn holds_of(waits: &LockWaits<'_>) -> (HoldTotalsEntry, HoldTotalsEntry, u64) {
+    let (mut all, mut across, mut locked) = <(HoldTotalsEntry, HoldTotalsEntry, u64)>::default();
+    for holds in &waits.holds {
+        if holds.evidence == HoldEvidence::LockedAtPollEnd {
+            locked = locked.saturating_add(holds.count);
+            continue;
+        }
+        all.add(holds);
+        if holds.across_await {
+            across.add(holds);
+        }
+    }
+    (all, across, locked)
+}
+
+impl HoldTotalsEntry {
+    fn add(&mut self, holds: &HoldTotals) {
+        let certainty = match holds.evidence {
+            HoldEvidence::Exact => Certainty::Exact,
+            _ => Certainty::LowerBound,
+        };
+        self.merge(&HoldTotalsEntry {
+            count: holds.count,
+            total_ns: holds.total,
+            longest_ns: holds.max,
+            longest_certainty: certainty,
+        });
+    }
+
+    /// Adds those of another lock, or of other places.
+    pub(super) fn merge(&mut self, other: &HoldTotalsEntry) {
+        self.count = self.count.saturating_add(other.count);
+        self.total_ns += other.total_ns;
+        if other.longest_ns > self.longest_ns {
+            self.longest_ns = other.longest_ns;
+            self.longest_certainty = other.longest_certainty;
+        }
+    }
+}
+
+/// Each nanosecond of the waits that ended is somebody's, or the handover's, or nobody's.
+fn holders(waits: &LockWaits<'_>, stacks: &Stacks) -> Holders {
+    let mut sum = HolderSum::default();
+    let mut charged = Nanos::ZERO;
+    for pair in &waits.pairs {
+        // A release without a stack is one whose place is not known.
+        if let Some(site) = stacks.get(pair.holder_stack).and_then(site_of_lock) {
+            sum.add(Some(site), pair.count, pair.total);
+            charged += pair.total;
+        }
+    }
+    let joined: u64 = waits.ended.iter().map(|ended| ended.joined).sum();
+    let handover = waits.ended.iter().map(|ended| ended.handover).sum();
+    sum.add_handover(handover);
+    let unseen = waits.sum.total.saturating_sub(charged + handover);
+    sum.add(None, waits.sum.count.saturating_sub(joined), unseen);
+    sum.finish()
 }
 
 /// A lock has no name of its own. It is called by what it protects and by where most of the wait for it is.
-fn lock_name(kind: LockKind, protects: Option<&str>, acquired_at: Option<&CallSite>) -> String {
-    let what = lock_type(kind, protects);
-    match acquired_at {
-        Some(site) => format!("{what} locked at {}", site.own_frame().with_place()),
-        None => format!("{what} locked where no stack tells"),
+fn lock_name(entry: &LockEntry) -> String {
+    let what = lock_type(entry);
+    let done = match entry.kind {
+        LockShape::Channel => "sent to",
+        LockShape::Semaphore => "acquired",
+        LockShape::Mutex | LockShape::RwLock => "locked",
+    };
+    match &entry.acquired_at {
+        Some(site) => format!("{what} {done} at {}", site.own_frame().with_place()),
+        None => format!("{what} {done} where no stack tells"),
     }
 }
 
-/// `Mutex<app::…::Sessions>`, or what is known of that.
-pub fn lock_type(kind: LockKind, protects: Option<&str>) -> String {
-    let what = match kind {
-        LockKind::Mutex => "Mutex",
-        LockKind::RwLock => "RwLock",
-        LockKind::Condvar => "Condvar",
+/// `Mutex<app::…::Sessions> (std)`, or what is known of that.
+fn lock_type(entry: &LockEntry) -> String {
+    let what = match entry.kind {
+        LockShape::Mutex => "Mutex",
+        LockShape::RwLock => "RwLock",
+        LockShape::Semaphore => "Semaphore",
+        LockShape::Channel => "channel",
     };
-    match protects {
-        Some(protects) => format!("{what}<{}>", label::protected(protects)),
-        None => what.to_owned(),
+    let whose = match entry.family {
+        LockFamily::ParkingLot => "parking_lot",
+        LockFamily::Std => "std",
+        LockFamily::Tokio => "tokio",
+    };
+    match &entry.protects {
+        Some(protects) => format!("{what}<{}> ({whose})", label::protected(protects)),
+        None => format!("{what} ({whose})"),
     }
 }
 
@@ -173,10 +281,13 @@ impl Places {
 }
 
 /// One pair while it is summed.
+#[derive(Default)]
 struct Pair {
     waiter: Option<CallSite>,
     holder: Option<CallSite>,
-    sum: WaitSum,
+    releases: u64,
+    total: Nanos,
+    max: Nanos,
     heaviest: Nanos,
     waiter_stack: Option<StackId>,
     holder_stack: Option<StackId>,
@@ -186,22 +297,17 @@ fn pairs(waits: &LockWaits<'_>, stacks: &Stacks, named: &mut BTreeSet<StackId>) 
     let mut pairs: BTreeMap<(LockOperation, Option<SiteKey>, Option<SiteKey>), Pair> =
         BTreeMap::new();
     let site = |stack| stacks.get(stack).and_then(site_of_lock);
-    for entry in &waits.ended {
+    for entry in &waits.pairs {
         let (waiter, holder) = (site(entry.waiter_stack), site(entry.holder_stack));
         let key = (
             entry.operation,
             waiter.as_ref().map(SiteKey::new),
             holder.as_ref().map(SiteKey::new),
         );
-        let pair = pairs.entry(key).or_insert_with(|| Pair {
-            waiter: None,
-            holder: None,
-            sum: WaitSum::default(),
-            heaviest: Nanos::ZERO,
-            waiter_stack: None,
-            holder_stack: None,
-        });
-        pair.sum.add(entry);
+        let pair = pairs.entry(key).or_default();
+        pair.releases = pair.releases.saturating_add(entry.count);
+        pair.total += entry.total;
+        pair.max = pair.max.max(entry.max);
         if entry.total >= pair.heaviest {
             pair.heaviest = entry.total;
             pair.waiter = waiter;
@@ -218,13 +324,15 @@ fn pairs(waits: &LockWaits<'_>, stacks: &Stacks, named: &mut BTreeSet<StackId>) 
                 operation,
                 waiter: pair.waiter,
                 holder: pair.holder,
-                totals: pair.sum.into(),
+                releases: pair.releases,
+                total_ns: pair.total,
+                max_ns: pair.max,
                 waiter_stack: pair.waiter_stack.map(|id| hex(id.0)),
                 holder_stack: pair.holder_stack.map(|id| hex(id.0)),
             }
         })
         .collect();
-    listed.sort_by_key(|pair| std::cmp::Reverse(pair.totals.total_ns));
+    listed.sort_by_key(|pair| std::cmp::Reverse(pair.total_ns));
     listed
 }
 

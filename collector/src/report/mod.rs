@@ -10,8 +10,10 @@ mod flame;
 mod flames;
 mod groups;
 mod holders;
+mod holds;
 pub mod label;
 mod limits;
+mod lock_types;
 mod locks;
 mod model;
 mod protected;
@@ -27,11 +29,11 @@ pub use holders::Told;
 pub use limits::Limits;
 pub use model::*;
 
-pub use crate::correlate::{Activity, Evidence, LockKind};
+pub use crate::correlate::{Activity, Evidence};
 
 use crate::capture::Capture;
 use crate::classify::Rules;
-use crate::correlate::{self, PollAnatomy, Share};
+use crate::correlate::{self, LockSums, PollAnatomy, Share};
 use crate::event::{Event, Nanos, SiteId, StackId, Tid};
 use locks::Locks;
 use stacks::{Stacks, hex};
@@ -45,9 +47,15 @@ pub fn build(capture: &Capture, rules: &Rules) -> Report {
 pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report {
     let stacks = Stacks::new(capture, rules);
     let polls = correlate::join(&capture.events).polls;
-    let waits = correlate::by_lock(&capture.lock_waits, &capture.events);
+    let sums = LockSums {
+        waits: &capture.lock_waits,
+        pairs: &capture.pairs,
+        holds: &capture.holds,
+    };
+    let waits = correlate::by_lock(sums, &capture.events);
     let locks = Locks::new(&waits, &stacks);
-    let long_polls = long_polls(capture, &polls, &stacks);
+    let threads = thread_names(capture);
+    let long_polls = long_polls(capture, &polls, &stacks, &threads);
     let groups = groups::group(&polls, &long_polls, &stacks);
     let blocking = flames::blocking(
         capture,
@@ -56,18 +64,24 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         |anatomy| task_name(capture, anatomy.poll.site),
         &locks.names,
     );
-    let lock_wait = flames::lock_wait(&waits, &stacks, &locks.names);
+    let lock_flames = flames::lock_waits(&waits, &stacks, &locks.names);
+    let lock_waits = holds::waits(capture, &threads, limits.lock_waits);
+    let all_holds = holds::all_holds(capture, &stacks);
     let recorded = capture.end.at.since(capture.meta.start);
     let coverage = Coverage::new(capture, &polls, &stacks);
     let findings = checks::findings(&checks::Facts {
         groups: &groups,
         locks: &locks.entries,
+        lock_names: &locks.names,
+        holds: &all_holds,
         lock_wait_certainty: coverage.of_lock_wait(),
         recorded,
         threshold: capture.meta.threshold,
     });
     let longest = limits.longest(&long_polls);
+    let holds = holds::listed_holds(&all_holds, limits.holds);
     let mut listed = locks.stacks.clone();
+    listed.extend(lock_waits.stacks.iter().chain(&holds.stacks));
     listed.extend(
         longest
             .iter()
@@ -84,18 +98,25 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
             &long_polls,
             &locks,
             &blocking,
-            &lock_wait,
+            &lock_flames.by_waiter,
         ),
         findings,
         call_sites: groups::call_sites(&polls, &stacks),
         poll_sites: poll_sites(capture, &long_polls),
         long_polls,
+        lock_types: lock_types::group(&locks.entries),
         locks: locks.entries,
+        lock_waits: lock_waits.entries,
+        holds: holds.entries,
         condvars: locks.condvars,
         cut_stacks: stacks.cut(&listed),
         stacks: stack_table,
         frames,
-        not_listed: NotListed::default(),
+        not_listed: NotListed {
+            lock_waits: lock_waits.more,
+            holds: holds.more,
+            ..NotListed::default()
+        },
         coverage,
         counters: capture
             .counters
@@ -103,7 +124,9 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
         blocking,
-        lock_wait,
+        lock_wait: lock_flames.by_waiter,
+        lock_holder: lock_flames.by_holder,
+        lock_pairs: lock_flames.pairs,
     };
     limits.apply(&mut report, &longest);
     report
@@ -144,6 +167,12 @@ fn summary(
     for poll in long_polls {
         anatomy.add(&poll.anatomy);
     }
+    let is_tasks = |lock: &&LockEntry| lock.family == LockFamily::Tokio;
+    let of_threads = || locks.entries.iter().filter(|lock| !is_tasks(lock));
+    let of_tasks = || {
+        let of_tokio = locks.entries.iter().filter(is_tasks);
+        of_tokio.filter(|lock| lock.kind != LockShape::Channel)
+    };
     Summary {
         polls: capture.counters.get(wire::COUNTER_POLLS),
         long_polls: long_polls.len() as u64,
@@ -157,8 +186,10 @@ fn summary(
             .unwrap_or_default(),
         anatomy,
         blocking_flame_ns: blocking.stacks.iter().map(|stack| stack.value).sum(),
-        lock_waits: locks.entries.iter().map(|lock| lock.totals.waits).sum(),
-        lock_wait_ns: locks.entries.iter().map(|lock| lock.totals.total_ns).sum(),
+        lock_waits: of_threads().map(|lock| lock.totals.waits).sum(),
+        lock_wait_ns: of_threads().map(|lock| lock.totals.total_ns).sum(),
+        task_waits: of_tasks().map(|lock| lock.totals.waits).sum(),
+        task_wait_ns: of_tasks().map(|lock| lock.totals.total_ns).sum(),
         lock_wait_certainty: coverage.of_lock_wait(),
         lock_wait_flame_ns: lock_wait.stacks.iter().map(|stack| stack.value).sum(),
     }
@@ -175,15 +206,20 @@ fn task_name(capture: &Capture, site: SiteId) -> String {
     }
 }
 
-fn long_polls(capture: &Capture, polls: &[PollAnatomy], stacks: &Stacks) -> Vec<LongPollEntry> {
-    let threads: BTreeMap<Tid, &str> = capture
-        .events
-        .iter()
-        .filter_map(|event| match event {
-            Event::ThreadSeen { tid, name } => Some((*tid, name.as_str())),
-            _ => None,
-        })
-        .collect();
+fn thread_names(capture: &Capture) -> BTreeMap<Tid, &str> {
+    let named = capture.events.iter().filter_map(|event| match event {
+        Event::ThreadSeen { tid, name } => Some((*tid, name.as_str())),
+        _ => None,
+    });
+    named.collect()
+}
+
+fn long_polls(
+    capture: &Capture,
+    polls: &[PollAnatomy],
+    stacks: &Stacks,
+    threads: &BTreeMap<Tid, &str>,
+) -> Vec<LongPollEntry> {
     let entry = |anatomy: &PollAnatomy| {
         let poll = &anatomy.poll;
         LongPollEntry {

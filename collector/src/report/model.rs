@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::Flame;
 use crate::capture::{Cut, EndReason, ProbeFamily, UnwindTables};
 use crate::classify::Origin;
-use crate::correlate::{Activity, Evidence, LockKind};
-use crate::event::{LockOperation, Nanos, SiteClass};
+use crate::correlate::{Activity, Evidence};
+use crate::event::{LockOperation, LockOutcome, Nanos, SiteClass};
 
 /// Version of the schema of `report.json`.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that holdup has to say about one capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +32,16 @@ pub struct Report {
     pub call_sites: Vec<CallSiteTotals>,
     /// The long polls, in the order of their starts; of very many the longest.
     pub long_polls: Vec<LongPollEntry>,
-    /// The locks that somebody waited for, most waited for first.
+    /// The locks that were waited for or seen to be held, most waited for first. Who takes a parking_lot or std lock
+    /// that is free, and gives it back before anybody waits, leaves no trace.
     pub locks: Vec<LockEntry>,
+    /// The same locks, those of one type together, most waited for first.
+    pub lock_types: Vec<LockTypeEntry>,
+    /// Waits of at least the threshold, in the order of their ends; of very many the longest.
+    pub lock_waits: Vec<LockWaitEntry>,
+    /// Holds of at least the threshold, and those across an await, in the order of their ends; of very many the
+    /// longest.
+    pub holds: Vec<HoldEntry>,
     /// Condvars: waiting there is idling or signalling, never contention.
     pub condvars: Vec<CondvarEntry>,
     /// The probed instances of `tokio::runtime::task::raw::poll` that were seen to poll.
@@ -56,9 +64,15 @@ pub struct Report {
     /// `long_polls` and `stacks`.
     #[serde(skip)]
     pub blocking: Flame,
-    /// Lock wait by lock, operation and stack: drawn, not part of the JSON.
+    /// Lock wait by lock, operation and waiter's stack: drawn, not part of the JSON.
     #[serde(skip)]
     pub lock_wait: Flame,
+    /// The same time by lock and holder's stack.
+    #[serde(skip)]
+    pub lock_holder: Flame,
+    /// The same time by lock, holder's and waiter's stack.
+    #[serde(skip)]
+    pub lock_pairs: Flame,
 }
 
 /// Entries that the report counts, but does not list.
@@ -68,6 +82,12 @@ pub struct NotListed {
     pub long_polls: u64,
     /// Locks: less waited for than those in `locks`.
     pub locks: u64,
+    /// Lock types: less waited for than those in `lock_types`.
+    pub lock_types: u64,
+    /// Lock waits: shorter than those in `lock_waits`.
+    pub lock_waits: u64,
+    /// Holds: shorter than those in `holds`.
+    pub holds: u64,
     /// Condvars: less waited at than those in `condvars`.
     pub condvars: u64,
     /// Findings: with less harm than those in `findings`.
@@ -114,10 +134,13 @@ pub struct CaptureInfo {
 }
 
 /// How good a number is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
     /// Measured from end to end.
+    #[default]
     Exact,
     /// It is at least this: something in it was still under way when the recording ended, or is missing.
     LowerBound,
@@ -144,13 +167,17 @@ pub struct Summary {
     pub anatomy: Anatomy,
     /// Total of the flamegraph of runtime-blocking time, summed over its stacks.
     pub blocking_flame_ns: Nanos,
-    /// Lock waits that ended.
+    /// Lock waits of threads that ended.
     pub lock_waits: u64,
     /// Their summed duration.
     pub lock_wait_ns: Nanos,
-    /// How good these two are.
+    /// Waits of tasks for Tokio's locks that ended; for room in a channel they are not counted.
+    pub task_waits: u64,
+    /// Their summed duration.
+    pub task_wait_ns: Nanos,
+    /// How good these four are.
     pub lock_wait_certainty: Certainty,
-    /// Total of the flamegraph of lock wait, summed over its stacks. It is more than `lock_wait_ns` by the
+    /// Total of the flamegraph of lock wait, summed over its stacks. It is more than the two sums above by the
     /// waits that were still under way at the end.
     pub lock_wait_flame_ns: Nanos,
 }
@@ -293,20 +320,48 @@ pub struct WaitTotals {
     pub timed_out: u64,
 }
 
-/// One lock that somebody waited for.
+/// Whose lock it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockFamily {
+    /// parking_lot, under whatever name it is re-exported.
+    ParkingLot,
+    /// The standard library.
+    Std,
+    /// `tokio::sync`.
+    Tokio,
+}
+
+/// What sort of lock it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockShape {
+    /// One holder.
+    Mutex,
+    /// Several readers or one writer.
+    RwLock,
+    /// Permits; also Tokio's locks whose stacks do not tell which one they are.
+    Semaphore,
+    /// Room in a bounded channel of Tokio's: no lock, and never contention.
+    Channel,
+}
+
+/// One lock that somebody waited for, or that was seen to be held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockEntry {
     /// Address of the raw lock. Memory is used again, so that over a long recording two locks can have
     /// had the same.
     pub address: String,
+    /// Whose lock it is.
+    pub family: LockFamily,
     /// What it is.
-    pub kind: LockKind,
+    pub kind: LockShape,
     /// The type of what it protects, whole; None where debug information does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protects: Option<String>,
     /// For people: what it is and where most of the wait for it is.
     pub name: String,
-    /// Where most of the wait for it is.
+    /// Where most of the wait for it is; of a lock that nobody waited for, where it was acquired or released.
     pub acquired_at: Option<CallSite>,
     /// From how many call sites it was waited for.
     pub acquired_from: u64,
@@ -319,32 +374,164 @@ pub struct LockEntry {
     pub operations: BTreeMap<LockOperation, WaitTotals>,
     /// Waits that had not ended when the recording did.
     pub still_waiting: StillWaiting,
-    /// Who released it last while others waited.
+    /// Who held it while others waited.
     pub holders: Holders,
     /// Who waited for whom, most first.
     pub pairs: Vec<LockPair>,
+    /// How long it was held, as far as that was seen.
+    pub holds: HoldTotalsEntry,
+    /// Of these, holds that were acquired in an earlier poll than released in.
+    pub across_await: HoldTotalsEntry,
+    /// Polls that had acquired it after waiting and at whose end it was still locked: by a guard that lived on, or by
+    /// somebody else since.
+    pub locked_at_poll_end: u64,
 }
 
-/// Who released a lock last in the waits for it. Several can have held it during one wait, of which only the last
-/// one is seen. The shares add up to the waits that ended.
+/// Holds, summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldTotalsEntry {
+    /// How many.
+    pub count: u64,
+    /// Their summed duration, or at least so much of it.
+    pub total_ns: Nanos,
+    /// The longest.
+    pub longest_ns: Nanos,
+    /// How good that is.
+    pub longest_certainty: Certainty,
+}
+
+/// Locks of one type, or, where no type is known, acquired at one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockTypeEntry {
+    /// For people: `RwLock<Toolset> (parking_lot)`, and of where it is acquired the place with the most wait.
+    pub name: String,
+    /// Whose locks they are.
+    pub family: LockFamily,
+    /// What they are.
+    pub kind: LockShape,
+    /// The type of what they protect, whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protects: Option<String>,
+    /// Where most of the wait for them is, or where one of them was acquired.
+    pub acquired_at: Option<CallSite>,
+    /// All operations of all of them together.
+    #[serde(flatten)]
+    pub totals: WaitTotals,
+    /// Waits that had not ended when the recording did.
+    pub still_waiting: StillWaiting,
+    /// How long they were held, as far as that was seen.
+    pub holds: HoldTotalsEntry,
+    /// Of these, holds that were acquired in an earlier poll than released in.
+    pub across_await: HoldTotalsEntry,
+    /// As in [`LockEntry`].
+    pub locked_at_poll_end: u64,
+    /// Their addresses: in `locks`, as far as they are listed there.
+    pub instances: Vec<String>,
+}
+
+/// One lock wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockWaitEntry {
+    /// When it began, from the recording's start.
+    pub start_ns: Nanos,
+    /// How long.
+    pub duration_ns: Nanos,
+    /// How good that is.
+    pub certainty: Certainty,
+    /// Kernel thread id of the waiter; of a task the thread of the poll that ended the wait.
+    pub tid: u32,
+    /// That thread's name.
+    pub thread: Option<String>,
+    /// The task that waited for a lock of Tokio's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Which lock.
+    pub lock: String,
+    /// What was wanted.
+    pub operation: LockOperation,
+    /// How it ended.
+    pub outcome: LockOutcome,
+    /// Where it was waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiter_stack: Option<String>,
+    /// Releases during it; of more than four, `holders` has the last ones.
+    pub releases: u32,
+    /// Who held the lock meanwhile, in the order of their releases.
+    pub holders: Vec<WaitHolderEntry>,
+    /// What of the wait lies behind the last release.
+    pub handover_ns: Nanos,
+}
+
+/// One who held a lock during a wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitHolderEntry {
+    /// Kernel thread id.
+    pub tid: u32,
+    /// What of the wait it took: from the release before it to its own.
+    pub held_ns: Nanos,
+    /// Stack of the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
+}
+
+/// One hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldEntry {
+    /// Which lock.
+    pub lock: String,
+    /// How it was acquired, or what kind of lock it is.
+    pub operation: LockOperation,
+    /// Kernel thread id of who released it.
+    pub tid: u32,
+    /// The task that released it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// When, from the recording's start.
+    pub end_ns: Nanos,
+    /// How long it was held, at least.
+    pub at_least_ns: Nanos,
+    /// And at most, where an acquisition by the same thread was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most_ns: Option<Nanos>,
+    /// How good `at_least_ns` is.
+    pub certainty: Certainty,
+    /// Acquired in an earlier poll than released in.
+    pub across_await: bool,
+    /// Where it was acquired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acquire_stack: Option<String>,
+    /// Where it was released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_stack: Option<String>,
+    /// The frame under which it was held: where it was released.
+    pub call_site: Option<CallSite>,
+    /// What the holder computed meanwhile: the call site of most of its CPU samples, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub during: Option<CallSite>,
+}
+
+/// Who held a lock in the waits for it: the time from one release (or the wait's start) to the next is the
+/// latter's. The shares add up to the waits that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holders {
     /// By function, most wait first.
     pub seen: Vec<HolderShare>,
+    /// What of these waits lies behind the last release: until the waiter ran, or for somebody who was faster.
+    pub handover_ns: Nanos,
     /// Waits during which no release was seen: nobody was parked, or the unlock was not probed.
     pub unseen_waits: u64,
-    /// Their summed duration.
+    /// Their summed duration, and what of others lies before the releases that are remembered.
     pub unseen_ns: Nanos,
 }
 
-/// The waits that ended with a release by one function.
+/// What one function took of the waits for a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderShare {
-    /// Where, by most wait.
+    /// Where it released the lock, by most wait.
     pub call_site: CallSite,
-    /// How many.
-    pub waits: u64,
-    /// Their summed duration.
+    /// Releases during waits.
+    pub releases: u64,
+    /// What it took of them.
     pub total_ns: Nanos,
 }
 
@@ -364,14 +551,17 @@ pub struct LockPair {
     pub operation: LockOperation,
     /// Where it was waited.
     pub waiter: Option<CallSite>,
-    /// Where it was released last; None when no slow unlock was seen during the wait.
+    /// Where the lock was released.
     pub holder: Option<CallSite>,
-    /// The waits that ended.
-    #[serde(flatten)]
-    pub totals: WaitTotals,
-    /// The stack with most of the wait.
+    /// Releases there during waits here.
+    pub releases: u64,
+    /// What these holders took of the waits.
+    pub total_ns: Nanos,
+    /// The most of one wait.
+    pub max_ns: Nanos,
+    /// The waiter's stack with most of it.
     pub waiter_stack: Option<String>,
-    /// The stack of that release with most of the wait.
+    /// The stack of the release with most of it.
     pub holder_stack: Option<String>,
 }
 
@@ -432,10 +622,10 @@ pub struct Finding {
     /// Which lock: an address in `locks`, if it is listed there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
-    /// Where the lock was released last in at least half of the wait for it: the place to change.
+    /// Who held the lock for at least half of the wait for it: the place to change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<CallSite>,
-    /// Who released the lock last in which share of the wait.
+    /// Who held the lock for which share of the wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holders: Option<Holders>,
     /// Whose polls, most first.
@@ -481,6 +671,10 @@ pub struct Coverage {
     pub lock_waits_too_deep: u64,
     /// Unlocks that found no room: their waiters' holder is unknown.
     pub unlocks_not_stored: u64,
+    /// Who waited for whom, as far as it found no room: these holders are unknown.
+    pub pairs_not_stored: u64,
+    /// Holds that found no room in the kernel side's map.
+    pub holds_not_stored: u64,
     /// Threads that found no room in the kernel side's map: nothing of theirs is seen.
     pub threads_not_tracked: u64,
     /// Records that this version does not understand, by reason.
@@ -504,6 +698,8 @@ pub struct Lost {
     pub off_cpu: u64,
     /// Lock waits of long polls: their time has no stack.
     pub lock_waits: u64,
+    /// Holds: they are in the sums, not in the list.
+    pub holds: u64,
     /// Others: thread names, return sites.
     pub other: u64,
 }

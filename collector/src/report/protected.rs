@@ -1,60 +1,110 @@
-//! The stack of a thread that waits for a lock goes in; the type of what the lock protects comes out.
+//! The stack of somebody who waits for a lock, or releases it, goes in; which of its family's locks it is and the type
+//! of what it protects come out.
 //!
-//! A raw lock does not know its type. The methods around it do, inlined as they are, where debug information
+//! A raw lock knows neither. The methods around it do, inlined as they are, where debug information
 //! has their type arguments: `lock<parking_lot::raw_mutex::RawMutex, app::Sessions>`.
 
 use std::collections::BTreeMap;
 
-use super::NamedFrame;
 use super::stacks::Stacks;
+use super::{LockShape, NamedFrame};
 use crate::event::{Nanos, StackId};
 use crate::target::names::arguments;
 
-/// Types that the stacks of a lock's waiters tell, with the time behind each. It is one, unless the lock's
+/// What one frame tells of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told<'a> {
+    /// Which lock it is.
+    pub shape: LockShape,
+    /// What it protects; for a channel what goes through it.
+    pub protects: Option<&'a str>,
+}
+
+/// What the stacks of a lock tell, with the time behind each answer. It is one, unless the lock's
 /// memory was used again for another lock.
 #[derive(Default)]
-pub struct ProtectedTypes(BTreeMap<String, Nanos>);
+pub struct ToldTypes {
+    protects: BTreeMap<String, Nanos>,
+    shapes: BTreeMap<LockShape, Nanos>,
+}
 
-impl ProtectedTypes {
-    /// Adds what the stack of a wait tells.
+impl ToldTypes {
+    /// Adds what the stack of a wait or a release tells.
     pub fn add(&mut self, stacks: &Stacks, stack: Option<StackId>, time: Nanos) {
         let Some(stack) = stacks.get(stack) else {
             return;
         };
         // Innermost first: a lock's method is called by code that may itself be a lock's, of another type.
         let told = stack.of_poll(None).iter().find_map(|frame| of_frame(frame));
-        if let Some(told) = told {
-            *self.0.entry(told.to_owned()).or_default() += time;
+        let Some(told) = told else {
+            return;
+        };
+        *self.shapes.entry(told.shape).or_default() += time;
+        if let Some(protects) = told.protects {
+            *self.protects.entry(protects.to_owned()).or_default() += time;
         }
     }
 
     /// The type with the most time.
-    pub fn heaviest(self) -> Option<String> {
-        let heaviest = self
-            .0
-            .into_iter()
-            .reduce(|most, one| if one.1 > most.1 { one } else { most });
-        heaviest.map(|(name, _)| name)
+    pub fn protects(&self) -> Option<String> {
+        heaviest(&self.protects).cloned()
+    }
+
+    /// The sort of lock with the most time.
+    pub fn shape(&self) -> Option<LockShape> {
+        heaviest(&self.shapes).copied()
     }
 }
 
-/// The type that a frame tells, if it is of a method of a lock or its guard in lock_api: all of these have the raw
-/// lock as their first argument, and what is protected as the next; a reentrant lock has the way to tell threads
-/// apart between these.
-fn of_frame(frame: &NamedFrame) -> Option<&str> {
+fn heaviest<K: Ord>(times: &BTreeMap<K, Nanos>) -> Option<&K> {
+    let heaviest = times
+        .iter()
+        .reduce(|most, one| if one.1 > most.1 { one } else { most });
+    heaviest.map(|(told, _)| told)
+}
+
+/// Functions of these paths tell: which lock they belong to, and which of their type arguments it protects.
+const TELLING: [(&str, LockShape, Option<usize>); 12] = [
+    // All of these have the raw lock in front; a reentrant lock has the way to tell threads apart between.
+    ("lock_api::mutex::", LockShape::Mutex, Some(1)),
+    ("lock_api::remutex::", LockShape::Mutex, Some(2)),
+    ("lock_api::rwlock::", LockShape::RwLock, Some(1)),
+    ("std::sync::poison::mutex::", LockShape::Mutex, Some(0)),
+    ("std::sync::poison::rwlock::", LockShape::RwLock, Some(0)),
+    // Before 1.85.
+    ("std::sync::mutex::", LockShape::Mutex, Some(0)),
+    ("std::sync::rwlock::", LockShape::RwLock, Some(0)),
+    ("tokio::sync::mutex::", LockShape::Mutex, Some(0)),
+    ("tokio::sync::rwlock::", LockShape::RwLock, Some(0)),
+    ("tokio::sync::semaphore::", LockShape::Semaphore, None),
+    ("tokio::sync::mpsc::bounded::", LockShape::Channel, Some(0)),
+    ("tokio::sync::mpsc::chan::", LockShape::Channel, Some(0)),
+];
+
+/// What a frame tells, if it is of a method of a lock or its guard.
+fn of_frame(frame: &NamedFrame) -> Option<Told<'_>> {
     let path = frame.function.trim_start_matches('<');
-    let of_lock = path.strip_prefix("lock_api::")?;
-    let place = if of_lock.starts_with("remutex::") {
-        2
-    } else {
-        1
+    let (module, shape, place) = TELLING
+        .iter()
+        .find(|(module, ..)| path.starts_with(module))?;
+    let told = |protects| Told {
+        shape: *shape,
+        protects,
     };
-    let generics = frame.generics.as_deref()?;
+    let Some(generics) = frame.generics.as_deref() else {
+        // Of parking_lot the frame below it, of the lock itself, knows more.
+        return (!module.starts_with("lock_api")).then(|| told(None));
+    };
     let mut all = arguments(generics);
-    let raw = all.next()?;
-    (raw.contains("::raw_") || raw.contains("::Raw"))
-        .then(|| all.nth(place - 1))
-        .flatten()
+    if module.starts_with("lock_api") {
+        let raw = arguments(generics).next()?;
+        if !raw.contains("::raw_") && !raw.contains("::Raw") {
+            return None;
+        }
+        return all.nth((*place)?).map(|protects| told(Some(protects)));
+    }
+    let protects = place.and_then(|place| all.nth(place));
+    Some(told(protects.filter(|name| !name.is_empty())))
 }
 
 #[cfg(test)]
@@ -83,40 +133,84 @@ mod tests {
                      tokio::runtime::scheduler::inject::synced::Synced";
         let rwlock = "parking_lot::raw_rwlock::RawRwLock, \
                       std::collections::hash::map::HashMap<u64, app::Session, std::hash::random::RandomState>";
-        let told =
-            |function, generics| of_frame(&frame(function, Some(generics))).map(str::to_owned);
-        assert_eq!(
-            told("lock_api::mutex::Mutex<R,T>::lock", mutex).as_deref(),
-            Some("tokio::runtime::scheduler::inject::synced::Synced")
-        );
-        assert_eq!(
-            told("<lock_api::rwlock::RwLock<_, _>>::read", rwlock).as_deref(),
-            Some(
-                "std::collections::hash::map::HashMap<u64, app::Session, std::hash::random::RandomState>"
-            )
-        );
-        assert_eq!(
-            told(
-                "lock_api::remutex::ReentrantMutex<R,G,T>::lock",
-                "parking_lot::raw_mutex::RawMutex, parking_lot::remutex::RawThreadId, app::Log"
-            )
-            .as_deref(),
-            Some("app::Log")
-        );
-        for (function, generics) in [
-            ("app::lock", mutex),
-            ("lock_api::mutex::Mutex<R,T>::lock", "app::Session"),
+        for (function, generics, shape, protects) in [
             (
                 "lock_api::mutex::Mutex<R,T>::lock",
-                "parking_lot::raw_mutex::RawMutex",
+                Some(mutex),
+                LockShape::Mutex,
+                Some("tokio::runtime::scheduler::inject::synced::Synced"),
             ),
-            ("lock_api::mutex::Mutex<R,T>::lock", ""),
+            (
+                "<lock_api::rwlock::RwLock<_, _>>::read",
+                Some(rwlock),
+                LockShape::RwLock,
+                Some(
+                    "std::collections::hash::map::HashMap<u64, app::Session, std::hash::random::RandomState>",
+                ),
+            ),
+            (
+                "lock_api::remutex::ReentrantMutex<R,G,T>::lock",
+                Some(
+                    "parking_lot::raw_mutex::RawMutex, parking_lot::remutex::RawThreadId, app::Log",
+                ),
+                LockShape::Mutex,
+                Some("app::Log"),
+            ),
+            (
+                "<std::sync::poison::mutex::Mutex<_>>::lock",
+                Some("app::Sessions"),
+                LockShape::Mutex,
+                Some("app::Sessions"),
+            ),
+            (
+                "std::sync::poison::rwlock::RwLock<T>::write",
+                Some("app::Routes"),
+                LockShape::RwLock,
+                Some("app::Routes"),
+            ),
+            (
+                "tokio::sync::mutex::Mutex<T>::lock::{{closure}}",
+                Some("app::Sink<u8, u16>"),
+                LockShape::Mutex,
+                Some("app::Sink<u8, u16>"),
+            ),
+            (
+                "tokio::sync::rwlock::RwLock<T>::read::{{closure}}",
+                None,
+                LockShape::RwLock,
+                None,
+            ),
+            (
+                "tokio::sync::semaphore::Semaphore::acquire::{{closure}}",
+                None,
+                LockShape::Semaphore,
+                None,
+            ),
+            (
+                "tokio::sync::mpsc::bounded::Sender<T>::send::{{closure}}",
+                Some("app::Job"),
+                LockShape::Channel,
+                Some("app::Job"),
+            ),
         ] {
-            assert_eq!(told(function, generics), None, "{function} {generics}");
+            let frame = frame(function, generics);
+            assert_eq!(
+                of_frame(&frame),
+                Some(Told { shape, protects }),
+                "{function}"
+            );
         }
-        assert_eq!(
-            of_frame(&frame("lock_api::mutex::Mutex<R,T>::lock", None)),
-            None
-        );
+        for (function, generics) in [
+            ("app::lock", Some(mutex)),
+            ("lock_api::mutex::Mutex<R,T>::lock", Some("app::Session")),
+            (
+                "lock_api::mutex::Mutex<R,T>::lock",
+                Some("parking_lot::raw_mutex::RawMutex"),
+            ),
+            ("lock_api::mutex::Mutex<R,T>::lock", Some("")),
+            ("lock_api::mutex::Mutex<R,T>::lock", None),
+        ] {
+            assert_eq!(of_frame(&frame(function, generics)), None, "{function}");
+        }
     }
 }

@@ -188,6 +188,16 @@ pub fn hex(value: u64) -> String {
     format!("{value:#x}")
 }
 
+/// The number that `hex` wrote.
+pub fn parse_hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// The stack that an entry names.
+pub fn stack_id(text: &str) -> Option<StackId> {
+    parse_hex(text).map(StackId)
+}
+
 fn named_frame(frame: &Frame, rules: &Rules) -> NamedFrame {
     let class = rules.classify(frame);
     NamedFrame {

@@ -269,6 +269,59 @@ pub fn dereferences_first_argument(code: &[u8]) -> bool {
     .is_some()
 }
 
+/// Where in what its first argument points to function `code` keeps the pointer to what it changes with its first
+/// `lock cmpxchg`: a method that locks something which it has a reference to.
+///
+/// Walks as `argument_compared_with` does.
+pub fn field_whose_target_is_locked(code: &[u8]) -> Option<u64> {
+    // Registers that hold a field of the first argument, with the field's offset.
+    let mut fields: Vec<(Register, u64)> = Vec::new();
+    walk(code, |instruction, arguments| {
+        let base = instruction.memory_base().full_register();
+        let is_exchange =
+            instruction.has_lock_prefix() && instruction.mnemonic() == iced_x86::Mnemonic::Cmpxchg;
+        let mut known = fields.iter();
+        if is_exchange && let Some((_, offset)) = known.find(|(holder, _)| *holder == base) {
+            return Some(*offset);
+        }
+        let is_move = instruction.mnemonic() == iced_x86::Mnemonic::Mov
+            && instruction.op0_kind() == iced_x86::OpKind::Register;
+        if is_move {
+            let target = instruction.op0_register().full_register();
+            let loaded = match instruction.op1_kind() {
+                iced_x86::OpKind::Memory if arguments.in_register(base) == Some(0) => {
+                    Some(instruction.memory_displacement64())
+                }
+                iced_x86::OpKind::Register => {
+                    let source = instruction.op1_register().full_register();
+                    let mut known = fields.iter();
+                    known
+                        .find(|(holder, _)| *holder == source)
+                        .map(|(_, offset)| *offset)
+                }
+                _ => None,
+            };
+            fields.retain(|(holder, _)| *holder != target);
+            fields.extend(loaded.map(|offset| (target, offset)));
+        }
+        None
+    })
+}
+
+/// Where in what its first argument points to function `code` first looks at a single byte: of a structure with one
+/// flag, the flag.
+///
+/// Walks as `argument_compared_with` does.
+pub fn flag_of_first_argument(code: &[u8]) -> Option<u64> {
+    walk(code, |instruction, arguments| {
+        let is_byte = instruction.memory_size().size() == 1
+            && instruction.mnemonic() != iced_x86::Mnemonic::Lea;
+        let base = instruction.memory_base().full_register();
+        (is_byte && arguments.in_register(base) == Some(0))
+            .then(|| instruction.memory_displacement64())
+    })
+}
+
 /// Whether function `code` looks at its first argument's register at all before it puts something else
 /// there. A call or a jump away counts as a look: it may hand the argument on.
 pub fn reads_first_argument(code: &[u8]) -> bool {
@@ -390,6 +443,25 @@ fn is_written(access: iced_x86::OpAccess) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The beginning of `batch_semaphore::Acquire::poll` of tokio 1.49, as fat LTO makes it: the semaphore is the first
+    /// field, the flag `queued` is behind 0x38 bytes.
+    #[test]
+    fn fields_of_an_acquire() {
+        let code = [
+            &[0x49, 0x89, 0xfe][..],                     // mov r14, rdi
+            &[0x48, 0x8b, 0x3f],                         // mov rdi, [rdi]
+            &[0x4d, 0x8b, 0x6e, 0x30],                   // mov r13, [r14+0x30]
+            &[0x64, 0x0f, 0xb6, 0x04, 0x25, 0, 0, 0, 0], // movzx eax, byte fs:[0]
+            &[0x41, 0x0f, 0xb6, 0x56, 0x38],             // movzx edx, byte [r14+0x38]
+            &[0xf0, 0x48, 0x0f, 0xb1, 0x4f, 0x20],       // lock cmpxchg [rdi+0x20], rcx
+        ]
+        .concat();
+        assert_eq!(field_whose_target_is_locked(&code), Some(0));
+        assert_eq!(flag_of_first_argument(&code), Some(0x38));
+        assert_eq!(field_whose_target_is_locked(&code[..6]), None);
+        assert_eq!(flag_of_first_argument(&code[..6]), None);
+    }
 
     /// Of the ways to call through memory, one is that of a table's first function.
     #[test]

@@ -30,4 +30,4 @@ pub use insn::FirstInstruction;
 pub use maps::{FileId, Mapping, Module, Modules};
 pub use mmap::MappedFile;
 pub use process::{Process, Seccomp, TargetError};
-pub use sites::{AttachPlan, Family, PollSite, ReturnPlace, Site, SlowPath, SlowUnlock};
+pub use sites::{Acquire, AttachPlan, Family, PollSite, ReturnPlace, Site, SlowPath, SlowUnlock};

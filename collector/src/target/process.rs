@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdup_probe_ebpf::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
@@ -430,6 +431,21 @@ impl Process {
         let theirs = fs::metadata(self.proc_path(which));
         let ours = fs::metadata(Path::new("/proc/self").join(which));
         matches!((theirs, ours), (Ok(a), Ok(b)) if (a.dev(), a.ino()) != (b.dev(), b.ino()))
+    }
+
+    /// Whether a task's `Acquire` that began to wait still does: it points to its semaphore and says that it is in the
+    /// queue. What took its memory since would have to say the same.
+    pub fn is_waiting(&self, acquire: u64, wait: &wire::TaskWait) -> bool {
+        let Ok(memory) = File::open(self.proc_path("mem")) else {
+            return false;
+        };
+        let (mut semaphore, mut queued) = ([0; 8], [0]);
+        let place = acquire.wrapping_add(wire::acquire_cookie_semaphore(wait.cookie));
+        let flag = acquire.wrapping_add(wire::acquire_cookie_queued(wait.cookie));
+        memory.read_exact_at(&mut semaphore, place).is_ok()
+            && memory.read_exact_at(&mut queued, flag).is_ok()
+            && u64::from_le_bytes(semaphore) == wait.semaphore
+            && queued == [1]
     }
 
     /// Its executable mappings, as they are now.

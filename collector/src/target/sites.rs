@@ -91,8 +91,26 @@ impl SlowPath {
 pub struct SlowUnlock {
     /// `RawMutex::unlock_slow`, for people.
     pub function: &'static str,
+    /// A `wire::LOCK_` code: what kind of lock it releases.
+    pub operation: u32,
     /// Where.
     pub site: Site,
+}
+
+impl SlowUnlock {
+    /// Which family it belongs to.
+    pub fn family(&self) -> Family {
+        Family::of_operation(self.operation)
+    }
+}
+
+/// `batch_semaphore::Acquire::poll`: a probe at its entry and one at its return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acquire {
+    /// Where.
+    pub site: Site,
+    /// A `wire::acquire_cookie`.
+    pub cookie: u64,
 }
 
 /// Which probes go where in one process.
@@ -106,6 +124,10 @@ pub struct AttachPlan {
     pub slow_paths: Vec<SlowPath>,
     /// Slow unlocks.
     pub slow_unlocks: Vec<SlowUnlock>,
+    /// Where tasks wait for Tokio's locks.
+    pub acquires: Vec<Acquire>,
+    /// Where Tokio's locks are released.
+    pub permit_releases: Vec<Site>,
     /// Where `block_in_place` is seen to hand a worker's core off.
     pub handoffs: Vec<Handoff>,
     /// What debug information told, and what it could not.
@@ -125,17 +147,26 @@ pub enum Family {
     Rwlock,
     /// `parking_lot::Condvar`.
     Condvar,
+    /// `std::sync::Mutex`.
+    StdMutex,
+    /// `std::sync::RwLock`.
+    StdRwlock,
+    /// `tokio::sync::{Mutex, RwLock, Semaphore}`.
+    TokioSync,
     /// `tokio::task::block_in_place`.
     BlockInPlace,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 5] = [
+    pub const ALL: [Family; 8] = [
         Family::Polls,
         Family::Mutex,
         Family::Rwlock,
         Family::Condvar,
+        Family::StdMutex,
+        Family::StdRwlock,
+        Family::TokioSync,
         Family::BlockInPlace,
     ];
 
@@ -146,6 +177,9 @@ impl Family {
             Family::Mutex => "mutex",
             Family::Rwlock => "rwlock",
             Family::Condvar => "condvar",
+            Family::StdMutex => "std_mutex",
+            Family::StdRwlock => "std_rwlock",
+            Family::TokioSync => "tokio_sync",
             Family::BlockInPlace => "block_in_place",
         }
     }
@@ -153,8 +187,9 @@ impl Family {
     /// The crate whose functions it probes.
     fn krate(self) -> &'static str {
         match self {
-            Family::Polls | Family::BlockInPlace => "tokio",
+            Family::Polls | Family::BlockInPlace | Family::TokioSync => "tokio",
             Family::Mutex | Family::Rwlock | Family::Condvar => "parking_lot",
+            Family::StdMutex | Family::StdRwlock => "std",
         }
     }
 
@@ -162,6 +197,9 @@ impl Family {
         match operation {
             wire::LOCK_MUTEX => Family::Mutex,
             wire::LOCK_CONDVAR => Family::Condvar,
+            wire::LOCK_STD_MUTEX => Family::StdMutex,
+            wire::LOCK_STD_READ | wire::LOCK_STD_WRITE => Family::StdRwlock,
+            wire::LOCK_TOKIO_ACQUIRE => Family::TokioSync,
             _ => Family::Rwlock,
         }
     }
@@ -169,7 +207,7 @@ impl Family {
 
 impl AttachPlan {
     /// For a process: the main program if Tokio or parking_lot is in it, else the first library with
-    /// either (a Python or Node extension, say).
+    /// either (a Python or Node extension, say), else the first with std's locks alone.
     pub fn of(process: &Process, search: &DebugSearch) -> Result<AttachPlan, TargetError> {
         let mut plan = AttachPlan::of_code(process, search)?;
         if let Err(why) = doctor::uretprobes_are_safe(Host::look().kernel, process.seccomp()) {
@@ -181,7 +219,7 @@ impl AttachPlan {
     fn of_code(process: &Process, search: &DebugSearch) -> Result<AttachPlan, TargetError> {
         let modules = process.modules()?;
         let (first, others): (Vec<_>, Vec<_>) = modules.iter().partition(|module| module.is_main);
-        let mut without_any = None;
+        let (mut with_std, mut without_any) = (None, None);
         for module in first.into_iter().chain(others) {
             let fails = |source| TargetError::Binary {
                 pid: process.pid().0,
@@ -194,10 +232,27 @@ impl AttachPlan {
                 Err(_) => continue,
             };
             let found = find(&binary).map_err(fails)?;
-            if !found.is_empty() {
+            if found
+                .iter()
+                .any(|found| found.wanted.role.family().krate() != "std")
+            {
                 return AttachPlan::with(binary, &found, modules.clone(), search).map_err(fails);
             }
-            without_any.get_or_insert(binary);
+            if found.is_empty() {
+                without_any.get_or_insert(binary);
+            } else if with_std.is_none() {
+                with_std = Some((binary, found));
+            }
+        }
+        if let Some((binary, found)) = with_std {
+            let path = binary.module.path.clone();
+            return AttachPlan::with(binary, &found, modules.clone(), search).map_err(|source| {
+                TargetError::Binary {
+                    pid: process.pid().0,
+                    path,
+                    source,
+                }
+            });
         }
         let binary = without_any.ok_or(TargetError::NoProgram(process.pid().0))?;
         let path = binary.module.path.clone();
@@ -219,6 +274,8 @@ impl AttachPlan {
             polls: Vec::new(),
             slow_paths: Vec::new(),
             slow_unlocks: Vec::new(),
+            acquires: Vec::new(),
+            permit_releases: Vec::new(),
             handoffs: Vec::new(),
             dwarf: described,
             missing: Vec::new(),
@@ -296,11 +353,10 @@ impl AttachPlan {
         let mut done = BTreeMap::new();
         for found in found {
             let Wanted { short, role, .. } = *found.wanted;
-            let family = match role {
-                Role::SlowPath { operation } => Family::of_operation(operation),
-                Role::SlowUnlock { family } => family,
-                Role::Poll | Role::Handoff => continue,
-            };
+            if matches!(role, Role::Poll | Role::Handoff) {
+                continue;
+            }
+            let family = role.family();
             // A symbol can be in two tables, and then it is the same one.
             match done.insert(found.vaddr, short) {
                 Some(other) if other == short => continue,
@@ -343,10 +399,25 @@ impl AttachPlan {
                     deadline_argument: deadline_argument(&code, found),
                     site,
                 }),
-                _ => self.slow_unlocks.push(SlowUnlock {
+                Role::SlowUnlock { operation } => self.slow_unlocks.push(SlowUnlock {
                     function: short,
+                    operation,
                     site,
                 }),
+                Role::Acquire => match acquire_cookie(&code, found) {
+                    Some(cookie) => self.acquires.push(Acquire { site, cookie }),
+                    None => self.missing.push((
+                        family,
+                        MissingProbe {
+                            what: short.to_owned(),
+                            why: "its code does not show where it keeps its semaphore: tasks' waits for Tokio's \
+                                  locks are not seen"
+                                .to_owned(),
+                        },
+                    )),
+                },
+                Role::ReleasePermits => self.permit_releases.push(site),
+                Role::Poll | Role::Handoff => {}
             }
         }
         Ok(())
@@ -354,6 +425,15 @@ impl AttachPlan {
 
     /// Gives up what takes a uretprobe.
     fn drop_slow_paths(&mut self, why: &str) {
+        if !std::mem::take(&mut self.acquires).is_empty() {
+            self.missing.push((
+                Family::TokioSync,
+                MissingProbe {
+                    what: "Acquire::poll".to_owned(),
+                    why: why.to_owned(),
+                },
+            ));
+        }
         for path in std::mem::take(&mut self.slow_paths) {
             self.missing.push((
                 Family::of_operation(path.operation),
@@ -398,7 +478,12 @@ impl AttachPlan {
         match family {
             Family::Polls => self.polls.len(),
             Family::BlockInPlace => self.handoffs.len(),
-            Family::Mutex | Family::Rwlock | Family::Condvar => slow_paths + unlocks,
+            Family::TokioSync => self.acquires.len() + self.permit_releases.len(),
+            Family::Mutex
+            | Family::Rwlock
+            | Family::Condvar
+            | Family::StdMutex
+            | Family::StdRwlock => slow_paths + unlocks,
         }
     }
 
@@ -430,9 +515,11 @@ impl AttachPlan {
 
     /// For each family that lacks something: what, why, and what to do about it.
     fn explain_missing(&mut self, found: &[Found]) -> Result<(), ElfError> {
-        let has = |path: &str| found.iter().any(|found| found.wanted.path == path);
+        // One function can have several paths, in several versions.
+        let has = |short: &str| found.iter().any(|found| found.wanted.short == short);
         let mut absent: Vec<&'static Wanted> =
-            WANTED.iter().filter(|wanted| !has(wanted.path)).collect();
+            WANTED.iter().filter(|wanted| !has(wanted.short)).collect();
+        absent.dedup_by_key(|wanted| wanted.short);
         if !self.polls.is_empty() {
             absent.retain(|wanted| wanted.role != Role::Poll);
         }
@@ -463,15 +550,17 @@ impl AttachPlan {
             return Ok(());
         }
         for wanted in absent {
-            let family = match wanted.role {
-                Role::Poll => Family::Polls,
-                Role::SlowPath { operation } => Family::of_operation(operation),
-                Role::SlowUnlock { family } => family,
-                // Explained by `add_handoffs`, which knows more about it.
-                Role::Handoff => continue,
-            };
+            // Explained by `add_handoffs`, which knows more about it.
+            if wanted.role == Role::Handoff {
+                continue;
+            }
+            let family = wanted.role.family();
             let krate = family.krate();
             let why = match linked(krate) {
+                None if krate == "std" => {
+                    "nothing calls it, or the compiler inlined it, or this is no Rust program"
+                        .to_owned()
+                }
                 Some(linked) => format!(
                     "{linked} is in the program without it: nothing calls it, or the compiler inlined it"
                 ),
@@ -513,19 +602,6 @@ impl AttachPlan {
                  `strip = false`, or add a debug link (objcopy --add-gnu-debuglink)"
             ),
         }
-    }
-}
-
-impl SlowUnlock {
-    /// Which family it belongs to.
-    pub fn family(&self) -> Family {
-        WANTED
-            .iter()
-            .find_map(|wanted| match wanted.role {
-                Role::SlowUnlock { family } if wanted.short == self.function => Some(family),
-                _ => None,
-            })
-            .unwrap_or(Family::Rwlock)
     }
 }
 
@@ -598,6 +674,19 @@ fn takes_lock(code: &Elf<'_>, found: &Found) -> bool {
         insn::dereferences_first_argument(bytes).then_some(())
     })
     .is_some()
+}
+
+/// Where an `Acquire` keeps the pointer to its semaphore and its flag, by the code of its `poll`.
+fn acquire_cookie(code: &Elf<'_>, found: &Found) -> Option<u64> {
+    /// It has seven words and a flag.
+    const MOST: u64 = 256;
+    if !code.is_x86_64() {
+        return None;
+    }
+    let semaphore = insn::field_whose_target_is_locked(body(code, found))?;
+    let queued = insn::flag_of_first_argument(body(code, found))?;
+    let fits = semaphore < MOST && queued < MOST && semaphore % 8 == 0;
+    fits.then(|| wire::acquire_cookie(semaphore as u16, queued as u16))
 }
 
 /// Which argument of a slow path is the first half of its deadline: the one before the nanoseconds, which

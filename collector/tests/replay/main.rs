@@ -55,7 +55,13 @@ fn the_schema_goes_both_ways() {
     let mut report = whole();
     let read: Report = serde_json::from_slice(&render::json(&report)).expect("a report");
     report.blocking = report::Flame::default();
-    report.lock_wait = report::Flame::default();
+    for flame in [
+        &mut report.lock_wait,
+        &mut report.lock_holder,
+        &mut report.lock_pairs,
+    ] {
+        *flame = report::Flame::default();
+    }
     assert_eq!(read, report);
 }
 
@@ -75,6 +81,9 @@ fn assert_exact(report: &Report) {
             *duration_ns
         );
     }
+    // Three pictures of the same time.
+    assert_eq!(report.lock_holder.total, report.lock_wait.total);
+    assert_eq!(report.lock_pairs.total, report.lock_wait.total);
     let total: Nanos = report.long_polls.iter().map(|poll| poll.duration_ns).sum();
     assert_eq!(report.summary.blocking_ns, total);
     assert_eq!(report.summary.blocking_flame_ns, total);
@@ -141,8 +150,8 @@ fn what_a_person_is_told() {
     assert_eq!(
         sentence_of(&report, "lock_wait_on_worker"),
         "`async block in app::main` blocked its worker for 21.0 ms in one poll: 95 % waiting for the \
-         Mutex<app::…::Shared> at 0x7f0000001000 (`lock`), wanted in `app::state::update` at app/src/state.rs:88. It was last \
-         released by `app::state::rebuild` at app/src/state.rs:120 for 100 % of that wait: hold it for less time there."
+         Mutex<app::…::Shared> (parking_lot) at 0x7f0000001000 (`lock`), wanted in `app::state::update` at \
+         app/src/state.rs:88. It was held by `app::state::rebuild` at app/src/state.rs:120 for 100 % of that wait: hold it for less time there."
     );
     assert_eq!(
         sentence_of(&report, "sleep_on_worker"),
@@ -152,10 +161,16 @@ fn what_a_person_is_told() {
     );
     assert_eq!(
         sentence_of(&report, "contended_lock"),
-        "The Mutex<app::…::Shared> locked at app::state::update (app/src/state.rs:88) was waited for 25.0 ms in \
-         11 waits (longest 20.0 ms) [0x7f0000001000]. It was last released by `app::state::rebuild` at \
-         app/src/state.rs:120 for 80 % of that time: hold it for less time there. For 20 % no release was seen \
-         (nobody was parked, or the unlock was not probed)."
+        "The Mutex<app::…::Shared> (parking_lot) locked at app::state::update (app/src/state.rs:88) was waited for \
+         25.0 ms in 11 waits (longest 20.0 ms) [0x7f0000001000]. It was held by `app::state::rebuild` at \
+         app/src/state.rs:120 for 78 % of that time: hold it for less time there. The rest: 2 % went by after a \
+         release, until the waiter ran; for 20 % no release was seen (nobody was parked, or the unlock was not \
+         probed)."
+    );
+    assert_eq!(
+        sentence_of(&report, "long_hold"),
+        "The Mutex<app::…::Shared> (parking_lot) was held too long by `app::state::rebuild` at app/src/state.rs:120 \
+         once, for at least 19.4 ms. Do the long part outside of the lock."
     );
     // One is still waited for at the end. The RwLock was waited for too, but never for long, and the condvar is
     // no contention.
@@ -220,6 +235,9 @@ fn long_lists_are_cut_and_totals_are_not() {
     let limits = Limits {
         long_polls: 3,
         locks: 1,
+        lock_types: 1,
+        lock_waits: 1,
+        holds: 0,
         condvars: 0,
         findings: 4,
     };
@@ -236,12 +254,15 @@ fn long_lists_are_cut_and_totals_are_not() {
         NotListed {
             long_polls: 3,
             locks: 2,
+            lock_types: 1,
+            lock_waits: 1,
+            holds: 1,
             condvars: 1,
-            findings: 2
+            findings: 3
         }
     );
     let note = "Not listed in report.json, but in all totals and flamegraphs, because others weigh more: 3 long \
-                polls, 2 locks, 1 condvar, 2 findings.";
+                polls, 2 locks, 1 lock type, 1 lock wait, 1 hold, 1 condvar, 3 findings.";
     assert_eq!(cut.coverage.notes.last().map(String::as_str), Some(note));
     assert_eq!(cut.summary, all.summary);
     assert_eq!(cut.blocking, all.blocking);

@@ -298,6 +298,8 @@ impl Records {
             header: header(wire::EVENT_CPU_SAMPLE, tid, at_ns),
             poll_start_ns,
             stack,
+            class: wire::CLASS_SCHEDULER,
+            zero: 0,
         });
     }
 
@@ -362,11 +364,20 @@ fn records() -> Records {
         lock: MUTEX,
         poll_start_ns: start,
         waiter_stack: UPDATE,
-        holder_stack: REBUILD,
-        holder_tid: 103,
+        handover_ns: 500 * US,
+        releases: 1,
         operation: wire::LOCK_MUTEX,
         outcome: wire::OUTCOME_ACQUIRED,
-        zero: 0,
+        holders: held_by(103, REBUILD, 19_500),
+        ..wire::LockWait::new_zeroed()
+    });
+    records.push(&wire::Hold {
+        header: header(wire::EVENT_HOLD, 103, at(220)),
+        lock: MUTEX,
+        at_least_ns: 19_400 * US,
+        release_stack: REBUILD,
+        operation: wire::LOCK_MUTEX,
+        ..wire::Hold::new_zeroed()
     });
     records.long_poll(
         102,
@@ -434,16 +445,62 @@ fn records() -> Records {
     records
 }
 
+/// One holder of a lock during a wait for it.
+fn held_by(tid: u32, stack: u64, us: u64) -> [wire::WaitHolder; wire::WAIT_HOLDERS] {
+    let mut holders = <[wire::WaitHolder; wire::WAIT_HOLDERS]>::new_zeroed();
+    holders[0] = wire::WaitHolder {
+        stack,
+        held_ns: us * US,
+        tid,
+        zero: 0,
+    };
+    holders
+}
+
+/// All but the last half millisecond of the wait is that of one holder.
+fn pair() -> (wire::PairKey, wire::PairTotals) {
+    (
+        wire::PairKey {
+            lock: MUTEX,
+            waiter_stack: UPDATE,
+            holder_stack: REBUILD,
+            operation: wire::LOCK_MUTEX,
+            zero: 0,
+        },
+        wire::PairTotals {
+            count: 1,
+            total_ns: 19_500 * US,
+            max_ns: 19_500 * US,
+        },
+    )
+}
+
+fn hold() -> (wire::HoldKey, wire::HoldTotals) {
+    (
+        wire::HoldKey {
+            lock: MUTEX,
+            acquire_stack: 0,
+            release_stack: REBUILD,
+            operation: wire::LOCK_MUTEX,
+            flags: 0,
+        },
+        wire::HoldTotals {
+            count: 1,
+            total_ns: 19_400 * US,
+            max_ns: 19_400 * US,
+        },
+    )
+}
+
 fn lock_waits(
     (lock, operation, outcome): (u64, u32, u32),
-    (waiter_stack, holder_stack): (u64, u64),
+    waiter_stack: u64,
     count: u64,
     each_us: u64,
 ) -> (wire::LockWaitKey, wire::LockWaitTotals) {
     let key = wire::LockWaitKey {
         lock,
         waiter_stack,
-        holder_stack,
         operation,
         outcome,
     };
@@ -457,6 +514,18 @@ fn lock_waits(
         totals.long_total_ns = totals.total_ns;
     }
     totals.log2_histogram[each_ns.ilog2() as usize] = count;
+    (key, totals)
+}
+
+/// A wait whose holder was seen.
+fn joined(
+    (key, totals): (wire::LockWaitKey, wire::LockWaitTotals),
+) -> (wire::LockWaitKey, wire::LockWaitTotals) {
+    let totals = wire::LockWaitTotals {
+        joined_count: totals.count,
+        handover_ns: 500 * US,
+        ..totals
+    };
     (key, totals)
 }
 
@@ -562,32 +631,29 @@ fn rest() -> Rest {
             why_not: None,
         }],
         lock_waits: vec![
-            lock_waits(
+            joined(lock_waits(
                 (MUTEX, wire::LOCK_MUTEX, acquired),
-                (UPDATE, REBUILD),
+                UPDATE,
                 1,
                 20_000,
-            ),
+            )),
             lock_waits(
                 (MUTEX, wire::LOCK_MUTEX, acquired),
-                (UPDATE_ELSEWHERE, 0),
+                UPDATE_ELSEWHERE,
                 10,
                 500,
             ),
-            lock_waits(
-                (RW_LOCK, wire::LOCK_RW_SHARED, acquired),
-                (ROUTES, 0),
-                2,
-                50,
-            ),
+            lock_waits((RW_LOCK, wire::LOCK_RW_SHARED, acquired), ROUTES, 2, 50),
             lock_waits(
                 (RW_LOCK, wire::LOCK_RW_EXCLUSIVE, wire::OUTCOME_TIMED_OUT),
-                (0, 0),
+                0,
                 1,
                 400,
             ),
-            lock_waits((CONDVAR, wire::LOCK_CONDVAR, acquired), (0, 0), 100, 50_000),
+            lock_waits((CONDVAR, wire::LOCK_CONDVAR, acquired), 0, 100, 50_000),
         ],
+        pairs: vec![pair()],
+        holds: vec![hold()],
         stacks: stacks(),
         counters,
         threads: vec![poll_under_way(), wait_under_way()],
@@ -632,8 +698,8 @@ pub fn ended_while_detaching() -> Vec<u8> {
             start_ns: at(1980),
             lock: OTHER_MUTEX,
             waiter_stack: UPDATE,
-            holder_stack: REBUILD,
-            holder_tid: 101,
+            releases: 1,
+            holders: held_by(101, REBUILD, 1_000),
             operation: wire::LOCK_MUTEX,
             outcome: wire::OUTCOME_STILL_WAITING,
             ..wire::LockWait::new_zeroed()
@@ -685,9 +751,11 @@ pub fn quiet_with(change: impl FnOnce(&mut Rest)) -> Vec<u8> {
         records.sample(101, at(600), at(602), ARGON2);
         let mut rest = Rest {
             threads: vec![],
+            pairs: vec![],
+            holds: vec![],
             lock_waits: vec![lock_waits(
                 (MUTEX, wire::LOCK_MUTEX, wire::OUTCOME_ACQUIRED),
-                (UPDATE, REBUILD),
+                UPDATE,
                 2,
                 40,
             )],

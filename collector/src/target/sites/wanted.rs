@@ -18,8 +18,24 @@ const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
 pub enum Role {
     Poll,
     SlowPath { operation: u32 },
-    SlowUnlock { family: Family },
+    SlowUnlock { operation: u32 },
+    Acquire,
+    ReleasePermits,
     Handoff,
+}
+
+impl Role {
+    /// Which family it belongs to.
+    pub fn family(self) -> Family {
+        match self {
+            Role::Poll => Family::Polls,
+            Role::SlowPath { operation } | Role::SlowUnlock { operation } => {
+                Family::of_operation(operation)
+            }
+            Role::Acquire | Role::ReleasePermits => Family::TokioSync,
+            Role::Handoff => Family::BlockInPlace,
+        }
+    }
 }
 
 /// A function that gets a probe.
@@ -38,6 +54,10 @@ const fn wanted(path: &'static str, short: &'static str, role: Role) -> Wanted {
 
 const fn slow(operation: u32) -> Role {
     Role::SlowPath { operation }
+}
+
+const fn unlock(operation: u32) -> Role {
+    Role::SlowUnlock { operation }
 }
 
 pub(super) const UNLOCK_SHARED_SLOW: &str =
@@ -83,30 +103,78 @@ pub(super) const WANTED: &[Wanted] = &[
     wanted(
         "parking_lot::raw_mutex::RawMutex::unlock_slow",
         "RawMutex::unlock_slow",
-        Role::SlowUnlock {
-            family: Family::Mutex,
-        },
+        unlock(wire::LOCK_MUTEX),
     ),
     wanted(
         UNLOCK_SHARED_SLOW,
         "RawRwLock::unlock_shared_slow",
-        Role::SlowUnlock {
-            family: Family::Rwlock,
-        },
+        unlock(wire::LOCK_RW_SHARED),
     ),
     wanted(
         "parking_lot::raw_rwlock::RawRwLock::unlock_exclusive_slow",
         "RawRwLock::unlock_exclusive_slow",
-        Role::SlowUnlock {
-            family: Family::Rwlock,
-        },
+        unlock(wire::LOCK_RW_EXCLUSIVE),
     ),
     wanted(
         "parking_lot::raw_rwlock::RawRwLock::unlock_upgradable_slow",
         "RawRwLock::unlock_upgradable_slow",
-        Role::SlowUnlock {
-            family: Family::Rwlock,
-        },
+        unlock(wire::LOCK_RW_UPGRADABLE),
+    ),
+    // Where std has its futex locks: since 1.81, since 1.74, and before.
+    wanted(
+        "std::sys::sync::mutex::futex::Mutex::lock_contended",
+        "Mutex::lock_contended",
+        slow(wire::LOCK_STD_MUTEX),
+    ),
+    wanted(
+        "std::sys::pal::unix::locks::futex_mutex::Mutex::lock_contended",
+        "Mutex::lock_contended",
+        slow(wire::LOCK_STD_MUTEX),
+    ),
+    wanted(
+        "std::sys::unix::locks::futex_mutex::Mutex::lock_contended",
+        "Mutex::lock_contended",
+        slow(wire::LOCK_STD_MUTEX),
+    ),
+    wanted(
+        "std::sys::sync::rwlock::futex::RwLock::read_contended",
+        "RwLock::read_contended",
+        slow(wire::LOCK_STD_READ),
+    ),
+    wanted(
+        "std::sys::pal::unix::locks::futex_rwlock::RwLock::read_contended",
+        "RwLock::read_contended",
+        slow(wire::LOCK_STD_READ),
+    ),
+    wanted(
+        "std::sys::unix::locks::futex_rwlock::RwLock::read_contended",
+        "RwLock::read_contended",
+        slow(wire::LOCK_STD_READ),
+    ),
+    wanted(
+        "std::sys::sync::rwlock::futex::RwLock::write_contended",
+        "RwLock::write_contended",
+        slow(wire::LOCK_STD_WRITE),
+    ),
+    wanted(
+        "std::sys::pal::unix::locks::futex_rwlock::RwLock::write_contended",
+        "RwLock::write_contended",
+        slow(wire::LOCK_STD_WRITE),
+    ),
+    wanted(
+        "std::sys::unix::locks::futex_rwlock::RwLock::write_contended",
+        "RwLock::write_contended",
+        slow(wire::LOCK_STD_WRITE),
+    ),
+    wanted(
+        "<tokio::sync::batch_semaphore::Acquire as core::future::future::Future>::poll",
+        "Acquire::poll",
+        Role::Acquire,
+    ),
+    wanted(
+        "tokio::sync::batch_semaphore::Semaphore::add_permits_locked",
+        "Semaphore::add_permits_locked",
+        Role::ReleasePermits,
     ),
     wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
     wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
@@ -117,8 +185,10 @@ pub(super) const WANTED: &[Wanted] = &[
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 4] = [
+const NEEDLES: [&str; 6] = [
     "3raw4poll",
+    "_contended",
+    "batch_semaphore",
     "11parking_lot",
     "10spawn_task",
     "12exit_runtime",

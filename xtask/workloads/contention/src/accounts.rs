@@ -5,25 +5,30 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use serde_json::Value;
 
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::{Named, lock, lock_for};
 use crate::pace::{self, stopping};
 use crate::truth;
 
-pub static ACCOUNTS: Named<Mutex<u64>> = Named {
+static ACCOUNTS: Named<Mutex<u64>> = Named {
     name: "accounts",
     lock: Mutex::new(0),
 };
-pub static LEDGER: Named<Mutex<u64>> = Named {
+static LEDGER: Named<Mutex<u64>> = Named {
     name: "ledger",
     lock: Mutex::new(0),
 };
-pub static MAILBOX: Named<Mutex<u64>> = Named {
+static MAILBOX: Named<Mutex<u64>> = Named {
     name: "mailbox",
     lock: Mutex::new(0),
 };
 static MAIL: Condvar = Condvar::new();
+
+pub fn lines() -> [Value; 3] {
+    [ACCOUNTS.line(), LEDGER.line(), MAILBOX.line()]
+}
 
 /// A thread that now and then holds `accounts` for long: the one the others wait for.
 pub fn audit(mut rng: fastrand::Rng) {
@@ -96,18 +101,21 @@ pub async fn peek(mut rng: fastrand::Rng) {
     }
 }
 
-/// A thread that waits for mail: it waits for long and for nobody's lock.
+/// A thread that waits for mail: it waits for long and for nobody's lock. Waiting releases the mailbox.
 pub fn collect_mail(_rng: fastrand::Rng) {
-    let mut mailbox = MAILBOX.lock.lock();
+    let (mut hold, mut mailbox) = lock!(MAILBOX).into_parts();
     let mut seen = *mailbox;
     while !stopping() {
         while *mailbox == seen && !stopping() {
+            drop(hold);
             let start_ns = truth::now();
             MAIL.wait_for(&mut mailbox, Duration::from_millis(500));
             truth::condvar_wait("mail", MAILBOX.addr(), start_ns);
+            hold = truth::Hold::begin(MAILBOX.name, "mutex", MAILBOX.addr());
         }
         seen = *mailbox;
     }
+    drop(hold);
 }
 
 /// A thread that notifies after it has left the lock, so that the woken one finds it free.

@@ -1,37 +1,23 @@
-//! parking_lot's locks with a name, and macros that take them and write down how long that took.
+//! Locks with a name, and macros that take them and write down how long that took and how long they were held.
 //!
 //! Macros, not methods: the call of `lock` must stand in the function that wants the lock, because
 //! that is the call site holdup has to name. A wait is measured only where the lock was not free;
 //! then `lock` goes through the slow path, unless the holder leaves in between.
 
+mod addresses;
+
+use std::ops::{Deref, DerefMut};
+
 use serde_json::{Value, json};
+
+use crate::truth::Hold;
+
+pub use addresses::RawAddr;
 
 /// A lock with the name that the truth calls it by.
 pub struct Named<L> {
     pub name: &'static str,
     pub lock: L,
-}
-
-/// The address that parking_lot's slow paths get as their first argument.
-pub trait RawAddr {
-    const TYPE: &'static str;
-    fn raw_addr(&self) -> usize;
-}
-
-impl<T> RawAddr for parking_lot::Mutex<T> {
-    const TYPE: &'static str = "mutex";
-    fn raw_addr(&self) -> usize {
-        // SAFETY: the raw lock is not operated, only its address is taken.
-        std::ptr::from_ref(unsafe { self.raw() }) as usize
-    }
-}
-
-impl<T> RawAddr for parking_lot::RwLock<T> {
-    const TYPE: &'static str = "rwlock";
-    fn raw_addr(&self) -> usize {
-        // SAFETY: the raw lock is not operated, only its address is taken.
-        std::ptr::from_ref(unsafe { self.raw() }) as usize
-    }
 }
 
 impl<L: RawAddr> Named<L> {
@@ -41,48 +27,94 @@ impl<L: RawAddr> Named<L> {
 
     /// The truth's line about this lock.
     pub fn line(&self) -> Value {
-        json!({"kind": "lock", "lock": self.name, "type": L::TYPE, "addr": format!("{:#x}", self.addr())})
+        json!({"kind": "lock", "lock": self.name, "family": L::FAMILY, "type": L::TYPE,
+            "addr": format!("{:#x}", self.addr())})
     }
 }
 
-/// Takes a lock: `$attempt` is tried first, `$take` if that fails. For debuggers all of it is one line
-/// of the caller.
-#[collapse_debuginfo(yes)]
-macro_rules! take {
-    ($named:expr, $op:literal, $attempt:ident, $take:ident) => {{
-        let named = &$named;
-        match named.lock.$attempt() {
-            Some(guard) => guard,
-            None => {
-                let wait = $crate::truth::Wait::begin(named.name, $op, named.addr());
-                let guard = named.lock.$take();
-                wait.end(true);
-                guard
-            }
-        }
-    }};
+/// A guard whose hold is written down. The fields' order is the order in which they are dropped: the clock is read
+/// right before the lock is released. There is no `Drop` of its own in which the lock would be released:
+/// that happens in the function that drops this.
+pub struct Held<G> {
+    hold: Hold,
+    guard: G,
 }
 
-/// Takes a mutex.
+impl<G> Held<G> {
+    #[inline(always)]
+    pub fn new(hold: Hold, guard: G) -> Self {
+        Self { hold, guard }
+    }
+
+    #[inline(always)]
+    pub fn into_parts(self) -> (Hold, G) {
+        (self.hold, self.guard)
+    }
+}
+
+impl<G: Deref> Deref for Held<G> {
+    type Target = G::Target;
+
+    #[inline(always)]
+    fn deref(&self) -> &G::Target {
+        &self.guard
+    }
+}
+
+impl<G: DerefMut> DerefMut for Held<G> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.guard
+    }
+}
+
+/// Takes a lock: `$attempt` gives a guard if it is free, `$take` waits. For debuggers all of it is one line of the
+/// caller.
 #[collapse_debuginfo(yes)]
-macro_rules! lock {
-    ($named:expr) => {
-        $crate::locks::take!($named, "mutex", try_lock, lock)
+macro_rules! take {
+    ($named:ident, $op:literal, $attempt:expr, $take:expr) => {
+        match $attempt {
+            Some(guard) => {
+                let hold = $crate::truth::Hold::begin($named.name, $op, $named.addr());
+                $crate::locks::Held::new(hold, guard)
+            }
+            None => {
+                let wait = $crate::truth::Wait::begin($named.name, $op, $named.addr());
+                let guard = $take;
+                $crate::locks::Held::new(wait.acquired(), guard)
+            }
+        }
     };
 }
 
-/// Takes a mutex unless that lasts longer than the timeout.
+/// Takes one of parking_lot's mutexes.
+#[collapse_debuginfo(yes)]
+macro_rules! lock {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(named, "mutex", named.lock.try_lock(), named.lock.lock())
+    }};
+}
+
+/// Takes one of parking_lot's mutexes unless that lasts longer than the timeout.
 #[collapse_debuginfo(yes)]
 macro_rules! lock_for {
     ($named:expr, $timeout:expr) => {{
         let named = &$named;
         match named.lock.try_lock() {
-            Some(guard) => Some(guard),
+            Some(guard) => {
+                let hold = $crate::truth::Hold::begin(named.name, "mutex", named.addr());
+                Some($crate::locks::Held::new(hold, guard))
+            }
             None => {
                 let wait = $crate::truth::Wait::begin(named.name, "mutex", named.addr());
-                let guard = named.lock.try_lock_for($timeout);
-                wait.end(guard.is_some());
-                guard
+                match named.lock.try_lock_for($timeout) {
+                    Some(guard) => Some($crate::locks::Held::new(wait.acquired(), guard)),
+                    None => {
+                        wait.timed_out();
+                        None
+                    }
+                }
             }
         }
     }};
@@ -90,45 +122,154 @@ macro_rules! lock_for {
 
 #[collapse_debuginfo(yes)]
 macro_rules! read {
-    ($named:expr) => {
-        $crate::locks::take!($named, "rw_shared", try_read, read)
-    };
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(named, "rw_shared", named.lock.try_read(), named.lock.read())
+    }};
 }
 
 #[collapse_debuginfo(yes)]
 macro_rules! write {
-    ($named:expr) => {
-        $crate::locks::take!($named, "rw_exclusive", try_write, write)
-    };
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "rw_exclusive",
+            named.lock.try_write(),
+            named.lock.write()
+        )
+    }};
 }
 
 #[collapse_debuginfo(yes)]
 macro_rules! upgradable_read {
-    ($named:expr) => {
+    ($named:expr) => {{
+        let named = &$named;
         $crate::locks::take!(
-            $named,
+            named,
             "rw_upgradable",
-            try_upgradable_read,
-            upgradable_read
+            named.lock.try_upgradable_read(),
+            named.lock.upgradable_read()
         )
-    };
+    }};
 }
 
 /// Makes an upgradable read guard a write guard.
 #[collapse_debuginfo(yes)]
 macro_rules! upgrade {
-    ($named:expr, $guard:expr) => {{
+    ($named:expr, $held:expr) => {{
         let named = &$named;
-        match parking_lot::RwLockUpgradableReadGuard::try_upgrade($guard) {
-            Ok(guard) => guard,
+        let (upgradable, guard) = $held.into_parts();
+        let exclusive = match parking_lot::RwLockUpgradableReadGuard::try_upgrade(guard) {
+            Ok(guard) => {
+                let hold = $crate::truth::Hold::begin(named.name, "rw_upgrade", named.addr());
+                (hold, guard)
+            }
             Err(guard) => {
                 let wait = $crate::truth::Wait::begin(named.name, "rw_upgrade", named.addr());
                 let guard = parking_lot::RwLockUpgradableReadGuard::upgrade(guard);
-                wait.end(true);
-                guard
+                (wait.acquired(), guard)
             }
-        }
+        };
+        $crate::locks::Held::new(upgradable.upgraded(exclusive.0), exclusive.1)
     }};
 }
 
-pub(crate) use {lock, lock_for, read, take, upgradable_read, upgrade, write};
+/// Takes one of std's mutexes. Nobody panics while holding one.
+#[collapse_debuginfo(yes)]
+macro_rules! std_lock {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "std_mutex",
+            named.lock.try_lock().ok(),
+            named.lock.lock().expect("no holder panics")
+        )
+    }};
+}
+
+#[collapse_debuginfo(yes)]
+macro_rules! std_read {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "std_read",
+            named.lock.try_read().ok(),
+            named.lock.read().expect("no holder panics")
+        )
+    }};
+}
+
+#[collapse_debuginfo(yes)]
+macro_rules! std_write {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "std_write",
+            named.lock.try_write().ok(),
+            named.lock.write().expect("no holder panics")
+        )
+    }};
+}
+
+/// Takes one of tokio's mutexes, in a task.
+#[collapse_debuginfo(yes)]
+macro_rules! tokio_lock {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "tokio_acquire",
+            named.lock.try_lock().ok(),
+            named.lock.lock().await
+        )
+    }};
+}
+
+#[collapse_debuginfo(yes)]
+macro_rules! tokio_read {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "tokio_acquire",
+            named.lock.try_read().ok(),
+            named.lock.read().await
+        )
+    }};
+}
+
+#[collapse_debuginfo(yes)]
+macro_rules! tokio_write {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "tokio_acquire",
+            named.lock.try_write().ok(),
+            named.lock.write().await
+        )
+    }};
+}
+
+/// Takes a permit of one of tokio's semaphores, which are never closed.
+#[collapse_debuginfo(yes)]
+macro_rules! tokio_acquire {
+    ($named:expr) => {{
+        let named = &$named;
+        $crate::locks::take!(
+            named,
+            "tokio_acquire",
+            named.lock.try_acquire().ok(),
+            named.lock.acquire().await.expect("it is never closed")
+        )
+    }};
+}
+
+pub(crate) use {
+    lock, lock_for, read, std_lock, std_read, std_write, take, tokio_acquire, tokio_lock,
+    tokio_read, tokio_write, upgradable_read, upgrade, write,
+};

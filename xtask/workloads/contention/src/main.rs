@@ -1,13 +1,16 @@
 //! A workload with known answers: see README.md for its scenarios and for the truth it writes.
 
 mod accounts;
+mod across_await;
 mod handshake;
 mod locks;
 mod pace;
 mod routes;
 mod scenarios;
 mod seccomp;
+mod sessions;
 mod stacks;
+mod stock;
 mod task;
 mod truth;
 
@@ -108,14 +111,13 @@ impl Args {
             "runtime": value_name(self.runtime), "workers": self.workers, "seed": self.seed, "quiet": self.quiet,
             "scenarios": scenarios.iter().map(|scenario| value_name(*scenario)).collect::<Vec<_>>(),
             "poll_floor_ns": truth::POLL_FLOOR_NS, "wait_floor_ns": truth::WAIT_FLOOR_NS,
+            "hold_floor_ns": truth::HOLD_FLOOR_NS,
         });
-        let locks = [
-            accounts::ACCOUNTS.line(),
-            accounts::LEDGER.line(),
-            accounts::MAILBOX.line(),
-            routes::ROUTES.line(),
-            routes::CATALOG.line(),
-        ];
+        let mut locks = accounts::lines().to_vec();
+        locks.extend(routes::lines());
+        locks.extend(stock::lines());
+        locks.extend(sessions::lines());
+        locks.extend(across_await::lines());
         TruthFile::create(path, &meta, &locks).map(Some)
     }
 }

@@ -4,22 +4,27 @@ use std::sync::LazyLock;
 use std::thread;
 
 use parking_lot::RwLock;
+use serde_json::Value;
 
 use crate::locks::{Named, read, upgradable_read, upgrade, write};
 use crate::pace::{self, stopping};
 
-pub static ROUTES: LazyLock<Box<Named<RwLock<u64>>>> = LazyLock::new(|| {
+static ROUTES: LazyLock<Box<Named<RwLock<u64>>>> = LazyLock::new(|| {
     Box::new(Named {
         name: "routes",
         lock: RwLock::new(0),
     })
 });
-pub static CATALOG: LazyLock<Box<Named<RwLock<u64>>>> = LazyLock::new(|| {
+static CATALOG: LazyLock<Box<Named<RwLock<u64>>>> = LazyLock::new(|| {
     Box::new(Named {
         name: "catalog",
         lock: RwLock::new(0),
     })
 });
+
+pub fn lines() -> [Value; 2] {
+    [ROUTES.line(), CATALOG.line()]
+}
 
 /// A thread that rewrites the table for long.
 pub fn rebuild(mut rng: fastrand::Rng) {

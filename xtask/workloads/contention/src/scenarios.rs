@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
-use crate::{accounts, routes, stacks, task};
+use crate::{accounts, across_await, routes, sessions, stacks, stock, task};
 
 /// Each does one thing, so that each can be looked at alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +25,22 @@ pub enum Scenario {
     Upgrade,
     /// Lock waits that time out
     Timed,
+    /// One of std's mutexes, by threads and tasks
+    StdMutex,
+    /// One of std's reader-writer locks, by threads and tasks
+    StdRwlock,
+    /// tokio's mutexes, by tasks
+    TokioMutex,
+    /// tokio's reader-writer locks, by tasks
+    TokioRwlock,
+    /// tokio's semaphores, by tasks
+    TokioSemaphore,
+    /// One of tokio's mutexes, held across an await while other tasks wait; only when asked for
+    TokioAcrossAwait,
+    /// parking_lot's locks, held across an await while threads wait; only when asked for
+    ParkingLotAcrossAwait,
+    /// std's locks, held across an await while threads wait; only when asked for
+    StdAcrossAwait,
     /// Waiting for a condition, which is never contention
     Condvar,
     /// Polls that burn crypto
@@ -54,7 +70,13 @@ impl Scenario {
 
     /// Part of what runs when no scenario was chosen.
     pub fn is_usual(self) -> bool {
-        self != Self::Stacks
+        !matches!(
+            self,
+            Self::Stacks
+                | Self::TokioAcrossAwait
+                | Self::ParkingLotAcrossAwait
+                | Self::StdAcrossAwait
+        )
     }
 }
 
@@ -124,6 +146,66 @@ impl Started {
             Scenario::Timed => {
                 self.thread("bookkeeper", accounts::close_books);
                 self.task("peek", accounts::peek);
+            }
+            Scenario::StdMutex => {
+                self.thread("stock-taker", stock::take_stock);
+                self.thread("picker-0", stock::pick_items);
+                self.thread("picker-1", stock::pick_items);
+                self.task("reserve_items", stock::reserve_items);
+                self.task("reserve_items", stock::reserve_items);
+            }
+            Scenario::StdRwlock => {
+                self.thread("price-importer", stock::import_prices);
+                self.thread("price-printer-0", stock::print_catalog);
+                self.thread("price-printer-1", stock::print_catalog);
+                self.task("quote_price", stock::quote_price);
+                self.task("quote_price", stock::quote_price);
+                self.task("change_price", stock::change_price);
+            }
+            Scenario::TokioMutex => {
+                self.task("renew_session", sessions::renew_session);
+                self.task("renew_session", sessions::renew_session);
+                self.task("renew_session", sessions::renew_session);
+                self.task("count_sessions", sessions::count_sessions);
+                self.thread("visit-summer", sessions::sum_visits_apart);
+                self.task("count_visit", sessions::count_visit);
+                self.task("count_visit", sessions::count_visit);
+            }
+            Scenario::TokioRwlock => {
+                self.task("refresh_directory", sessions::refresh_directory);
+                self.task("browse_directory", sessions::browse_directory);
+                self.task("browse_directory", sessions::browse_directory);
+                self.task("resolve_name", sessions::resolve_name);
+                self.thread("settings-loader", sessions::reload_settings_apart);
+                self.task("read_settings", sessions::read_settings);
+                self.task("read_settings", sessions::read_settings);
+            }
+            Scenario::TokioSemaphore => {
+                for _ in 0..5 {
+                    self.task("upload", sessions::upload);
+                }
+                self.thread("encoder-0", sessions::encode_movies_apart);
+                self.thread("encoder-1", sessions::encode_movies_apart);
+                self.task("encode_preview", sessions::encode_preview);
+                self.task("encode_preview", sessions::encode_preview);
+            }
+            Scenario::TokioAcrossAwait => {
+                self.task("drain_connections", across_await::drain_connections);
+                self.task("open_connection", across_await::open_connection);
+                self.task("open_connection", across_await::open_connection);
+                self.thread("limit-setter", across_await::set_limits_apart);
+                self.task("check_limit", across_await::check_limit);
+                self.task("check_limit", across_await::check_limit);
+            }
+            Scenario::ParkingLotAcrossAwait => {
+                self.thread("snapshot-host", across_await::host_snapshots);
+                self.thread("archivist-0", across_await::read_archive);
+                self.thread("archivist-1", across_await::read_archive);
+            }
+            Scenario::StdAcrossAwait => {
+                self.thread("replica-host", across_await::host_replicas);
+                self.thread("reporter-0", across_await::read_replica);
+                self.thread("reporter-1", across_await::read_replica);
             }
             Scenario::Condvar => {
                 self.thread("mail-reader", accounts::collect_mail);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::truth;
 
@@ -55,6 +55,28 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     tokio::spawn(Measured { name, future })
+}
+
+/// Runs tasks to their end on a runtime and a `LocalSet` of this thread's own: they need not be `Send`.
+pub fn run_alone<const N: usize>(start: impl FnOnce() -> [JoinHandle<()>; N]) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime can be built");
+    LocalSet::new().block_on(&runtime, async {
+        for task in start() {
+            // A task of ours doesn't panic.
+            let _ = task.await;
+        }
+    });
+}
+
+/// Spawns onto this thread's own `LocalSet`.
+pub fn spawn_alone<F>(name: &'static str, future: F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + 'static,
+{
+    tokio::task::spawn_local(Measured { name, future })
 }
 
 /// A blocking-pool task. It passes through `raw::poll` too, and blocks no runtime.

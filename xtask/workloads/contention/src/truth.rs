@@ -1,23 +1,27 @@
-//! What really happened, by this program's own clock. What enters: polls, lock waits and other spans,
+//! What really happened, by this program's own clock. What enters: polls, lock waits, holds and other spans,
 //! from the threads they happened on. What leaves: JSON lines, one for each.
 //!
 //! Recording must not disturb what it measures: each thread writes into memory of its own that was
 //! reserved before, and nothing is written to the file until the end. README.md has the schema.
 
+mod file;
+mod locks;
+
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::{Value, json};
+
+pub use file::TruthFile;
+pub use locks::{Hold, Wait, condvar_wait};
 
 /// Shorter polls are only counted.
 pub const POLL_FLOOR_NS: u64 = 100_000;
 /// Shorter lock waits are only counted.
 pub const WAIT_FLOOR_NS: u64 = 50_000;
+/// Shorter holds are only counted.
+pub const HOLD_FLOOR_NS: u64 = 20_000;
 
 /// CLOCK_MONOTONIC, which is bpf_ktime_get_ns.
 pub fn now() -> u64 {
@@ -29,6 +33,15 @@ pub fn now() -> u64 {
 struct Span {
     start_ns: u64,
     ns: u64,
+}
+
+impl Span {
+    fn until(start_ns: u64, end_ns: u64) -> Self {
+        Self {
+            start_ns,
+            ns: end_ns - start_ns,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -45,6 +58,7 @@ enum Event {
         span: Span,
         acquired: bool,
     },
+    Hold(locks::Released),
     CondvarWait {
         name: &'static str,
         addr: usize,
@@ -91,6 +105,9 @@ static BUFFERS: Mutex<Vec<Arc<Mutex<Buffer>>>> = Mutex::new(Vec::new());
 
 thread_local! {
     static BUFFER: Arc<Mutex<Buffer>> = register();
+    static TID: i32 = rustix::thread::gettid().as_raw_nonzero().get();
+    /// The poll that this thread is in.
+    static PRESENT_POLL: Cell<Option<PresentPoll>> = const { Cell::new(None) };
     /// When this thread's present poll called `block_in_place`, and when its closure began.
     static HANDOFF: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
@@ -112,12 +129,16 @@ pub fn reserve(seconds: u64) {
     );
 }
 
+fn tid() -> i32 {
+    TID.with(|&tid| tid)
+}
+
 fn register() -> Arc<Mutex<Buffer>> {
     let buffer = Arc::new(Mutex::new(Buffer {
-        tid: rustix::thread::gettid().as_raw_nonzero().get(),
+        tid: tid(),
         thread: std::thread::current().name().unwrap_or("").to_owned(),
         events: Vec::with_capacity(CAPACITY.load(Ordering::Relaxed)),
-        totals: Vec::with_capacity(64),
+        totals: Vec::with_capacity(256),
         dropped: 0,
     }));
     lock(&BUFFERS).push(Arc::clone(&buffer));
@@ -159,21 +180,39 @@ fn record(total: (&'static str, &'static str, &'static str), ns: u64, event: Opt
     });
 }
 
+/// A poll that a thread is in. Two polls are never equal: those of one thread begin one after the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PresentPoll {
+    task: &'static str,
+    tid: i32,
+    start_ns: u64,
+}
+
 /// A poll under way. Dropping it ends it, so that a panic ends it too.
 pub struct Poll {
     name: &'static str,
     start_ns: u64,
+    /// The one that this one is nested in.
+    outer: Option<PresentPoll>,
     /// Of the poll that this one is nested in (a runtime inside `block_in_place`).
     outer_handoff: Option<(u64, u64)>,
 }
 
 impl Poll {
     pub fn begin(name: &'static str) -> Self {
+        let tid = tid();
         let outer_handoff = HANDOFF.replace(None);
+        let start_ns = now();
+        let present = PresentPoll {
+            task: name,
+            tid,
+            start_ns,
+        };
         Self {
             name,
+            outer: PRESENT_POLL.replace(Some(present)),
             outer_handoff,
-            start_ns: now(),
+            start_ns,
         }
     }
 }
@@ -181,16 +220,14 @@ impl Poll {
 impl Drop for Poll {
     fn drop(&mut self) {
         let end_ns = now();
+        PRESENT_POLL.set(self.outer);
         let handoff = HANDOFF.replace(self.outer_handoff);
         let (end_ns, end) = match handoff {
             Some((called_ns, began_ns)) => (began_ns, PollEnd::HandedOff { called_ns }),
             None if std::thread::panicking() => (end_ns, PollEnd::Panicked),
             None => (end_ns, PollEnd::Returned),
         };
-        let span = Span {
-            start_ns: self.start_ns,
-            ns: end_ns - self.start_ns,
-        };
+        let span = Span::until(self.start_ns, end_ns);
         let event = Event::Poll {
             name: self.name,
             span,
@@ -212,152 +249,12 @@ pub fn handed_off(called_ns: u64) {
     }
 }
 
-/// A lock wait under way.
-pub struct Wait {
-    lock: &'static str,
-    op: &'static str,
-    addr: usize,
-    start_ns: u64,
-}
-
-impl Wait {
-    #[inline(always)]
-    pub fn begin(lock: &'static str, op: &'static str, addr: usize) -> Self {
-        Self {
-            lock,
-            op,
-            addr,
-            start_ns: now(),
-        }
-    }
-
-    #[inline(always)]
-    pub fn end(self, acquired: bool) {
-        let span = Span {
-            start_ns: self.start_ns,
-            ns: now() - self.start_ns,
-        };
-        let event = Event::LockWait {
-            lock: self.lock,
-            op: self.op,
-            addr: self.addr,
-            span,
-            acquired,
-        };
-        record(
-            ("lock_waits", self.lock, self.op),
-            span.ns,
-            (span.ns >= WAIT_FLOOR_NS).then_some(event),
-        );
-    }
-}
-
-/// Waiting for a condition: never contention.
-pub fn condvar_wait(name: &'static str, addr: usize, start_ns: u64) {
-    let span = Span {
-        start_ns,
-        ns: now() - start_ns,
-    };
-    record(
-        ("condvar_waits", name, ""),
-        span.ns,
-        Some(Event::CondvarWait { name, addr, span }),
-    );
-}
-
 /// Time that blocks no runtime: a blocking-pool task, the inside of `block_in_place`.
 pub fn not_blocking(name: &'static str, start_ns: u64) {
-    let span = Span {
-        start_ns,
-        ns: now() - start_ns,
-    };
+    let span = Span::until(start_ns, now());
     record(
         ("not_blocking", name, ""),
         span.ns,
         Some(Event::NotBlocking { name, span }),
     );
-}
-
-/// The file, of which `meta` and the locks are written at once and everything else at the end.
-pub struct TruthFile(BufWriter<File>);
-
-impl TruthFile {
-    pub fn create(path: &Path, meta: &Value, locks: &[Value]) -> std::io::Result<Self> {
-        let mut file = BufWriter::new(File::create(path)?);
-        writeln!(file, "{meta}")?;
-        for lock in locks {
-            writeln!(file, "{lock}")?;
-        }
-        file.flush()?;
-        Ok(Self(file))
-    }
-
-    /// Writes what every thread recorded, then the totals and the stacks, then an `end` line: a file without one is
-    /// incomplete.
-    pub fn finish(mut self, reason: &str) -> std::io::Result<()> {
-        let buffers = lock(&BUFFERS).clone();
-        let mut dropped = 0;
-        for buffer in &buffers {
-            let buffer = lock(buffer);
-            for event in &buffer.events {
-                writeln!(self.0, "{}", event_line(&buffer, event))?;
-            }
-            dropped += buffer.dropped;
-        }
-        for buffer in &buffers {
-            let buffer = lock(buffer);
-            for Total {
-                kind,
-                name,
-                op,
-                count,
-                ns,
-            } in &buffer.totals
-            {
-                let line = json!({"kind": "total", "of": kind, "name": name, "op": op, "tid": buffer.tid,
-                    "thread": buffer.thread, "count": count, "ns": ns});
-                writeln!(self.0, "{line}")?;
-            }
-        }
-        for line in crate::stacks::lines() {
-            writeln!(self.0, "{line}")?;
-        }
-        let end = json!({"kind": "end", "reason": reason, "end_ns": now(), "dropped": dropped});
-        writeln!(self.0, "{end}")?;
-        self.0.flush()
-    }
-}
-
-fn event_line(buffer: &Buffer, event: &Event) -> Value {
-    let mut line = match *event {
-        Event::Poll { name, span, end } => {
-            let mut line = json!({"kind": "poll", "name": name, "start_ns": span.start_ns, "ns": span.ns, "blocking": true});
-            match end {
-                PollEnd::Returned => line["end"] = "returned".into(),
-                PollEnd::Panicked => line["end"] = "panicked".into(),
-                PollEnd::HandedOff { called_ns } => {
-                    line["end"] = "handed_off".into();
-                    line["handoff_called_ns"] = called_ns.into();
-                }
-            }
-            line
-        }
-        Event::LockWait {
-            lock,
-            op,
-            addr,
-            span,
-            acquired,
-        } => json!({"kind": "lock_wait", "lock": lock, "op": op,
-            "addr": format!("{addr:#x}"), "start_ns": span.start_ns, "ns": span.ns,
-            "outcome": if acquired { "acquired" } else { "timed_out" }}),
-        Event::CondvarWait { name, addr, span } => json!({"kind": "condvar_wait", "name": name,
-            "addr": format!("{addr:#x}"), "start_ns": span.start_ns, "ns": span.ns}),
-        Event::NotBlocking { name, span } => {
-            json!({"kind": "not_blocking", "name": name, "start_ns": span.start_ns, "ns": span.ns})
-        }
-    };
-    line["tid"] = buffer.tid.into();
-    line["thread"] = buffer.thread.as_str().into();
-    line
 }

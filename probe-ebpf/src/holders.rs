@@ -1,0 +1,447 @@
+//! Who holds a lock, as far as waiters show it: a lock's fast paths leave no trace, but while somebody sleeps in its
+//! slow path every release goes through code that is seen.
+//!
+//! ```text
+//!   thread A   ---acquires (unseen)----------------- releases ---
+//!   thread B        | enters slow path   asleep ......| woken  | acquires ---
+//!                                        ^locked since ^release          ^locked since, if more are asleep
+//! ```
+//!
+//! From the moment somebody is asleep until the next release the lock has one and the same holder, so that this
+//! stretch is a lower bound of the hold. Where the holder had to wait itself, and others were asleep when it
+//! acquired, no other hold can have come between, and the hold is exact.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use holdup_probe_ebpf::wire;
+
+use crate::{
+    atomics,
+    emit::{count, emit},
+    maps::{EMPTY_LOCK, HOLDS, LOCKS, PAIRS, config},
+    polls, window,
+};
+
+/// Releases of a lock that are remembered: a wait that sees more of them knows the last ones. A power of two.
+const RELEASES: usize = 8;
+
+/// One release of a lock.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Release {
+    at_ns: u64,
+    stack: u64,
+    tid: u32,
+    zero: u32,
+}
+
+/// What is known of one lock.
+#[repr(C)]
+pub struct LockState {
+    /// Threads asleep in its slow path; tasks in its queue.
+    pub sleepers: u64,
+    /// Since when it has the holder that it has now, 0 when that is not known.
+    locked_since_ns: u64,
+    /// When it was acquired, if that was seen and no release since, else 0.
+    acquired_ns: u64,
+    /// Stack of that acquisition; of a lock of Tokio's of the first one that was seen.
+    pub acquire_stack: u64,
+    /// Releases so far; the last ones are in `releases`, by this number.
+    seen: u64,
+    /// Thread of that acquisition.
+    acquirer: u32,
+    /// How it was acquired.
+    operation: u32,
+    releases: [Release; RELEASES],
+}
+
+/// Two may come here at once; the loser finds the winner's entry.
+const NO_EXIST: u64 = 1;
+
+/// What is known of a lock, if anything.
+#[inline(always)]
+pub fn known(lock: u64) -> Option<*mut LockState> {
+    LOCKS.get_ptr_mut(lock)
+}
+
+/// The record of a lock, made if need be.
+#[inline(always)]
+pub fn known_or_new(lock: u64) -> Option<*mut LockState> {
+    if let Some(state) = LOCKS.get_ptr_mut(lock) {
+        return Some(state);
+    }
+    let _ = LOCKS.insert(lock, EMPTY_LOCK.get(0)?, NO_EXIST);
+    let state = LOCKS.get_ptr_mut(lock);
+    if state.is_none() {
+        count(wire::COUNTER_UNLOCKS_NOT_STORED);
+    }
+    state
+}
+
+/// Somebody fell asleep in the lock's slow path: it has a holder, whose release will be seen.
+#[inline(always)]
+pub fn fell_asleep(lock: u64, at_ns: u64) {
+    if let Some(state) = known_or_new(lock) {
+        // SAFETY: a map value.
+        unsafe {
+            atomics::add(&raw mut (*state).sleepers, 1);
+            if (*state).locked_since_ns == 0 {
+                (*state).locked_since_ns = at_ns;
+            }
+        }
+    }
+}
+
+/// Somebody who was asleep is woken: the lock may have been released.
+#[inline(always)]
+pub fn woke(lock: u64) {
+    if let Some(state) = known(lock) {
+        // SAFETY: a map value.
+        unsafe {
+            (*state).locked_since_ns = 0;
+            one_less(state);
+        }
+    }
+}
+
+/// One who waited is gone. The record may be younger than the wait.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+pub unsafe fn one_less(state: *mut LockState) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*state).sleepers != 0 {
+            atomics::add(&raw mut (*state).sleepers, u64::MAX);
+        }
+    }
+}
+
+/// A thread acquired the lock after waiting for it.
+#[inline(always)]
+pub fn acquired(lock: u64, operation: u32, tid: u32, stack: u64, at_ns: u64) {
+    if !wire::is_exclusive(operation) {
+        return;
+    }
+    if let Some(state) = known_or_new(lock) {
+        // SAFETY: a map value; the lock's holder writes these fields.
+        unsafe {
+            (*state).acquired_ns = at_ns;
+            (*state).acquire_stack = stack;
+            (*state).acquirer = tid;
+            (*state).operation = operation;
+            (*state).locked_since_ns = if (*state).sleepers != 0 { at_ns } else { 0 };
+        }
+    }
+}
+
+/// The running thread releases a lock that others wait for. `operation` is what kind of lock it is.
+#[inline(always)]
+pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64, stack: u64) {
+    let Some(state) = known_or_new(lock) else {
+        return;
+    };
+    // SAFETY: the running thread's record, and a map value that the lock's holder writes.
+    unsafe {
+        let tid = (*thread).tid;
+        remember(state, at_ns, stack, tid);
+        let acquired_ns = (*state).acquired_ns;
+        let is_acquirer = acquired_ns != 0 && (*state).acquirer == tid;
+        let locked_since_ns = (*state).locked_since_ns;
+        let acquire_stack = (*state).acquire_stack;
+        let seen_operation = (*state).operation;
+        (*state).locked_since_ns = 0;
+        (*state).acquired_ns = 0;
+        if locked_since_ns == 0 {
+            return;
+        }
+        let mut hold = Held {
+            lock,
+            since_ns: locked_since_ns,
+            at_most_ns: 0,
+            acquire_stack: 0,
+            name_stack: 0,
+            release_stack: stack,
+            operation,
+            flags: 0,
+        };
+        if is_acquirer {
+            hold.at_most_ns = at_ns.saturating_sub(acquired_ns);
+            hold.acquire_stack = acquire_stack;
+            hold.operation = seen_operation;
+            if locked_since_ns == acquired_ns {
+                hold.flags |= wire::HOLD_EXACT;
+            }
+        }
+        if let Some(poll) = polls::active(thread)
+            && (*poll).start_ns > locked_since_ns
+        {
+            hold.flags |= wire::HOLD_ACROSS_AWAIT;
+        }
+        ended(thread, &hold, at_ns);
+    }
+}
+
+/// Adds a release to those that are remembered. The lock is still held by who calls, or about to be.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+pub unsafe fn remember(state: *mut LockState, at_ns: u64, stack: u64, tid: u32) {
+    // SAFETY: the caller's promise; masked below RELEASES, a power of two.
+    unsafe {
+        count(wire::COUNTER_UNLOCKS);
+        let n = (*state).seen as usize & (RELEASES - 1);
+        *(&raw mut (*state).releases).cast::<Release>().add(n) = Release {
+            at_ns,
+            stack,
+            tid,
+            zero: 0,
+        };
+        (*state).seen += 1;
+    }
+}
+
+/// A hold that has ended.
+pub struct Held {
+    pub lock: u64,
+    pub since_ns: u64,
+    pub at_most_ns: u64,
+    pub acquire_stack: u64,
+    pub name_stack: u64,
+    pub release_stack: u64,
+    pub operation: u32,
+    pub flags: u32,
+}
+
+/// Sums a hold up, and tells of a long one and of one across an await.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+pub unsafe fn ended(thread: *mut wire::Thread, hold: &Held, at_ns: u64) {
+    let recording = window::get();
+    if at_ns > recording.stop_ns || at_ns < recording.start_ns {
+        return;
+    }
+    let mut flags = hold.flags;
+    let mut since_ns = hold.since_ns;
+    if since_ns < recording.start_ns {
+        since_ns = recording.start_ns;
+        flags &= !wire::HOLD_EXACT;
+    }
+    let at_least_ns = at_ns.saturating_sub(since_ns);
+    add_hold(
+        &wire::HoldKey {
+            lock: hold.lock,
+            acquire_stack: hold.name_stack,
+            release_stack: hold.release_stack,
+            operation: hold.operation,
+            flags,
+        },
+        at_least_ns,
+    );
+    let is_across = flags & wire::HOLD_ACROSS_AWAIT != 0;
+    if !is_across && at_least_ns < config::threshold_ns() {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (task, poll_start_ns) = match polls::innermost(thread) {
+            Some(poll) => ((*poll).task, (*poll).start_ns),
+            None => (0, 0),
+        };
+        let event = wire::Hold {
+            header: wire::EventHeader {
+                kind: wire::EVENT_HOLD,
+                tid: (*thread).tid,
+                at_ns,
+            },
+            lock: hold.lock,
+            at_least_ns,
+            at_most_ns: hold.at_most_ns,
+            acquire_stack: hold.acquire_stack,
+            release_stack: hold.release_stack,
+            poll_start_ns,
+            task,
+            operation: hold.operation,
+            flags,
+        };
+        emit(&event, wire::COUNTER_LOST_HOLDS);
+    }
+}
+
+/// Adds to the map of holds.
+#[inline(always)]
+pub fn add_hold(key: &wire::HoldKey, at_least_ns: u64) {
+    let totals = match HOLDS.get_ptr_mut(key) {
+        Some(totals) => totals,
+        None => {
+            let empty = wire::HoldTotals {
+                count: 0,
+                total_ns: 0,
+                max_ns: 0,
+            };
+            let _ = HOLDS.insert(key, empty, NO_EXIST);
+            let Some(totals) = HOLDS.get_ptr_mut(key) else {
+                count(wire::COUNTER_HOLDS_NOT_STORED);
+                return;
+            };
+            totals
+        }
+    };
+    // SAFETY: a map value, aligned.
+    unsafe {
+        atomics::add(&raw mut (*totals).count, 1);
+        atomics::add(&raw mut (*totals).total_ns, at_least_ns);
+        atomics::raise(&raw mut (*totals).max_ns, at_least_ns);
+    }
+}
+
+/// A wait that has ended, while it is joined to those who held the lock meanwhile.
+pub struct Join {
+    state: *const LockState,
+    lock: u64,
+    waiter_stack: u64,
+    start_ns: u64,
+    end_ns: u64,
+    /// Up to here the wait is accounted for.
+    upto_ns: u64,
+    operation: u32,
+    /// Whether it belongs to the recording.
+    is_recorded: u32,
+    /// Releases met so far.
+    pub releases: u32,
+    /// The last ones, by their number.
+    pub holders: [wire::WaitHolder; wire::WAIT_HOLDERS],
+}
+
+impl Join {
+    /// Goes through the releases of the lock during the wait, and charges each with what it took of it.
+    #[inline(always)]
+    pub fn new(
+        lock: u64,
+        operation: u32,
+        waiter_stack: u64,
+        start_ns: u64,
+        end_ns: u64,
+        is_recorded: bool,
+    ) -> Join {
+        let mut join = Join {
+            state: core::ptr::null(),
+            lock,
+            waiter_stack,
+            start_ns,
+            end_ns,
+            upto_ns: start_ns,
+            operation,
+            is_recorded: u32::from(is_recorded),
+            releases: 0,
+            holders: [wire::WaitHolder {
+                stack: 0,
+                held_ns: 0,
+                tid: 0,
+                zero: 0,
+            }; wire::WAIT_HOLDERS],
+        };
+        if let Some(state) = known(lock) {
+            join.state = state;
+            // SAFETY: the callback has the type that the helper calls, and `join` outlives the call.
+            unsafe {
+                bpf_loop(
+                    RELEASES as u32,
+                    charge as *mut c_void,
+                    (&raw mut join).cast(),
+                    0,
+                );
+            }
+        }
+        join
+    }
+
+    /// What of the wait lies behind the last release.
+    #[inline(always)]
+    pub fn handover_ns(&self) -> u64 {
+        self.end_ns.saturating_sub(self.upto_ns)
+    }
+}
+
+/// One of the remembered releases, the oldest first.
+///
+/// # Safety
+/// `join` is one whose `state` is a map value.
+unsafe extern "C" fn charge(n: u32, join: *mut Join) -> i64 {
+    // SAFETY: the caller's promise; masked below RELEASES and WAIT_HOLDERS, powers of two.
+    unsafe {
+        let join = &mut *join;
+        if join.state.is_null() {
+            return 1;
+        }
+        let state = join.state;
+        let seen = (*state).seen;
+        let slot = seen.wrapping_add(u64::from(n)) as usize & (RELEASES - 1);
+        let release = &raw const (*state).releases;
+        let release = release.cast::<Release>().add(slot);
+        let (at_ns, stack, tid) = ((*release).at_ns, (*release).stack, (*release).tid);
+        if at_ns <= join.start_ns || at_ns > join.end_ns {
+            return 0;
+        }
+        let held_ns = at_ns.saturating_sub(join.upto_ns);
+        join.upto_ns = at_ns;
+        let place = join.releases as usize & (wire::WAIT_HOLDERS - 1);
+        join.releases += 1;
+        // There were more than are remembered: who held it before this one is not known.
+        if n == 0 && seen >= RELEASES as u64 {
+            return 0;
+        }
+        *(&raw mut join.holders)
+            .cast::<wire::WaitHolder>()
+            .add(place) = wire::WaitHolder {
+            stack,
+            held_ns,
+            tid,
+            zero: 0,
+        };
+        if join.is_recorded != 0 {
+            add_pair(
+                &wire::PairKey {
+                    lock: join.lock,
+                    waiter_stack: join.waiter_stack,
+                    holder_stack: stack,
+                    operation: join.operation,
+                    zero: 0,
+                },
+                held_ns,
+            );
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn add_pair(key: &wire::PairKey, held_ns: u64) {
+    let totals = match PAIRS.get_ptr_mut(key) {
+        Some(totals) => totals,
+        None => {
+            let empty = wire::PairTotals {
+                count: 0,
+                total_ns: 0,
+                max_ns: 0,
+            };
+            let _ = PAIRS.insert(key, empty, NO_EXIST);
+            let Some(totals) = PAIRS.get_ptr_mut(key) else {
+                count(wire::COUNTER_PAIRS_NOT_STORED);
+                return;
+            };
+            totals
+        }
+    };
+    // SAFETY: a map value, aligned.
+    unsafe {
+        atomics::add(&raw mut (*totals).count, 1);
+        atomics::add(&raw mut (*totals).total_ns, held_ns);
+        atomics::raise(&raw mut (*totals).max_ns, held_ns);
+    }
+}

@@ -1,0 +1,288 @@
+//! Tokio's own locks: its `Mutex`, `RwLock` and `Semaphore` are permits of one `batch_semaphore`. A task acquires them by
+//! polling an `Acquire`, which is pending while the task waits, on whatever thread it is polled; whoever gives permits
+//! back calls `add_permits_locked`, whether anybody waits or not. So every acquisition and every release is seen.
+//!
+//! ```text
+//!   poll of Acquire: pending ......... (other tasks run) ......... poll of Acquire: ready     add_permits_locked
+//!                    |<------------------- wait ------------------>|<------- hold ------------>|
+//! ```
+//!
+//! The return probe on `Acquire::poll` is harmless: it calls nothing of the user's but `Waker::clone` and `drop`, and
+//! nothing unwinds through it.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
+
+use crate::{
+    atomics,
+    emit::count,
+    holders::{self, Held},
+    locks,
+    maps::{PERMITS, TASK_WAITS, config},
+    polls, registers, threads, unwind,
+};
+
+/// Who has permits of a semaphore.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PermitsKey {
+    semaphore: u64,
+    /// Header of the task, or a thread id outside of tasks.
+    owner: u64,
+}
+
+/// Permits that were acquired and not given back.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Permits {
+    /// The last time.
+    acquired_ns: u64,
+    /// Start of the poll that acquired them, 0 outside of one.
+    poll_start_ns: u64,
+    /// Stack of the poll that had to wait for them, 0 where none had to.
+    acquire_stack: u64,
+    /// How many times.
+    count: u64,
+}
+
+/// `Poll<Result<(), AcquireError>>` in a register.
+const READY_OK: u64 = 0;
+const PENDING: u64 = 2;
+
+/// Thread ids stand among addresses of task headers.
+const IS_THREAD: u64 = 1 << 63;
+
+/// An `Acquire` is polled. The cookie is a `wire::acquire_cookie`.
+#[uprobe]
+pub fn acquire_enter(ctx: ProbeContext) -> u32 {
+    let start_ns = crate::now();
+    // SAFETY: the context of this program.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let Some(thread) = threads::current_or_new() else {
+        return 0;
+    };
+    let acquire = registers::argument(&ctx, 0);
+    let semaphore = acquire.wrapping_add(wire::acquire_cookie_semaphore(cookie));
+    let queued = acquire.wrapping_add(wire::acquire_cookie_queued(cookie));
+    // SAFETY: the helper checks user addresses and reports a fault as an error; the running thread's record.
+    unsafe {
+        (*thread).acquire_call.acquire = 0;
+        let (Ok(semaphore), Ok(queued)) = (
+            bpf_probe_read_user(semaphore as *const u64),
+            bpf_probe_read_user(queued as *const u8),
+        ) else {
+            return 0;
+        };
+        (*thread).acquire_call = wire::AcquireCall {
+            start_ns,
+            acquire,
+            semaphore,
+            queued: u64::from(queued),
+        };
+    }
+    0
+}
+
+/// It answers.
+#[uretprobe]
+pub fn acquire_return(ctx: RetProbeContext) -> u32 {
+    let at_ns = crate::now();
+    let ctx = ProbeContext::new(ctx.as_ptr());
+    // SAFETY: the context of this program.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let Some(thread) = threads::current() else {
+        return 0;
+    };
+    // SAFETY: the running thread's record.
+    unsafe {
+        let call = (*thread).acquire_call;
+        (*thread).acquire_call.acquire = 0;
+        if call.acquire == 0 {
+            return 0;
+        }
+        match registers::return_value(&ctx) & 0xff {
+            PENDING if call.queued == 0 => wait(thread, &call, cookie),
+            PENDING => {}
+            READY_OK => acquired(thread, &call, at_ns),
+            // The semaphore was closed.
+            _ => give_up(&call),
+        }
+    }
+    0
+}
+
+/// A task begins to wait.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+unsafe fn wait(thread: *mut wire::Thread, call: &wire::AcquireCall, cookie: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let task = match polls::innermost(thread) {
+            Some(poll) => (*poll).task,
+            None => 0,
+        };
+        let wait = wire::TaskWait {
+            start_ns: call.start_ns,
+            semaphore: call.semaphore,
+            waiter_stack: unwind::callers_stack(KIND_UPROBE),
+            task,
+            cookie,
+            tid: (*thread).tid,
+            zero: 0,
+        };
+        if TASK_WAITS.insert(call.acquire, wait, 0).is_err() {
+            count(wire::COUNTER_LOCK_WAITS_NOT_AGGREGATED);
+        }
+        if let Some(state) = holders::known_or_new(call.semaphore) {
+            atomics::add(&raw mut (*state).sleepers, 1);
+            if (*state).acquire_stack == 0 {
+                (*state).acquire_stack = wait.waiter_stack;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Those of `wait`.
+#[inline(always)]
+unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u64) {
+    let mut waiter_stack = 0;
+    if call.queued != 0
+        && let Some(wait) = TASK_WAITS.get_ptr(call.acquire)
+    {
+        // SAFETY: a map value, copied.
+        let wait = unsafe { *wait };
+        if wait.semaphore == call.semaphore {
+            waiter_stack = wait.waiter_stack;
+            // SAFETY: the caller's promise.
+            unsafe { locks::task_wait_ended(thread, &wait, at_ns) };
+        }
+        give_up(call);
+    }
+    let key = key(thread, call.semaphore);
+    // SAFETY: map values, and the running thread's record.
+    unsafe {
+        if let Some(state) = holders::known_or_new(call.semaphore)
+            && (*state).acquire_stack == 0
+        {
+            // Once for each lock, so that also one that nobody ever waits for has a name.
+            (*state).acquire_stack = unwind::callers_stack(KIND_UPROBE);
+        }
+        let poll_start_ns = match polls::innermost(thread) {
+            Some(poll) => (*poll).start_ns,
+            None => 0,
+        };
+        match PERMITS.get_ptr_mut(key) {
+            Some(permits) => {
+                (*permits).acquired_ns = at_ns;
+                (*permits).poll_start_ns = poll_start_ns;
+                (*permits).acquire_stack = waiter_stack;
+                (*permits).count += 1;
+            }
+            None => {
+                let permits = Permits {
+                    acquired_ns: at_ns,
+                    poll_start_ns,
+                    acquire_stack: waiter_stack,
+                    count: 1,
+                };
+                if PERMITS.insert(key, permits, 0).is_err() {
+                    count(wire::COUNTER_HOLDS_NOT_STORED);
+                }
+            }
+        }
+    }
+}
+
+/// The `Acquire` does not wait any more.
+#[inline(always)]
+fn give_up(call: &wire::AcquireCall) {
+    if TASK_WAITS.remove(call.acquire).is_ok()
+        && let Some(state) = holders::known(call.semaphore)
+    {
+        // SAFETY: a map value.
+        unsafe { holders::one_less(state) };
+    }
+}
+
+#[inline(always)]
+fn key(thread: *mut wire::Thread, semaphore: u64) -> PermitsKey {
+    // SAFETY: the running thread's record.
+    let owner = unsafe {
+        match polls::innermost(thread) {
+            Some(poll) => (*poll).task,
+            None => u64::from((*thread).tid) | IS_THREAD,
+        }
+    };
+    PermitsKey { semaphore, owner }
+}
+
+/// Permits are given back: `add_permits_locked(&self, permits, queue)`.
+#[uprobe]
+pub fn permits_released(ctx: ProbeContext) -> u32 {
+    let at_ns = crate::now();
+    let semaphore = registers::argument(&ctx, 0);
+    let Some(thread) = threads::current_or_new() else {
+        return 0;
+    };
+    // Nobody was seen to acquire any: not a lock, or not yet.
+    let Some(state) = holders::known(semaphore) else {
+        return 0;
+    };
+    let key = key(thread, semaphore);
+    // SAFETY: map values, and the running thread's record.
+    unsafe {
+        let mut hold = Held {
+            lock: semaphore,
+            since_ns: 0,
+            at_most_ns: 0,
+            acquire_stack: 0,
+            name_stack: (*state).acquire_stack,
+            release_stack: 0,
+            operation: wire::LOCK_TOKIO_ACQUIRE,
+            flags: 0,
+        };
+        match PERMITS.get_ptr_mut(key) {
+            Some(permits) => {
+                hold.since_ns = (*permits).acquired_ns;
+                hold.acquire_stack = (*permits).acquire_stack;
+                let acquired_in_ns = (*permits).poll_start_ns;
+                // Of several at once it is not known which one this is: the last one is the shortest.
+                if (*permits).count == 1 {
+                    hold.at_most_ns = at_ns.saturating_sub(hold.since_ns);
+                    hold.flags |= wire::HOLD_EXACT;
+                    let _ = PERMITS.remove(key);
+                } else {
+                    (*permits).count -= 1;
+                }
+                if let Some(poll) = polls::innermost(thread)
+                    && acquired_in_ns != 0
+                    && (*poll).start_ns != acquired_in_ns
+                {
+                    hold.flags |= wire::HOLD_ACROSS_AWAIT;
+                }
+            }
+            None => count(wire::COUNTER_TASK_RELEASES_UNMATCHED),
+        }
+        let has_waiters = (*state).sleepers != 0;
+        let is_long =
+            hold.since_ns != 0 && at_ns.saturating_sub(hold.since_ns) >= config::sample_after_ns();
+        if has_waiters || is_long {
+            hold.release_stack = unwind::user_stack(KIND_UPROBE);
+        }
+        if has_waiters {
+            holders::remember(state, at_ns, hold.release_stack, (*thread).tid);
+        }
+        if hold.since_ns != 0 {
+            holders::ended(thread, &hold, at_ns);
+        }
+    }
+    0
+}

@@ -1,0 +1,298 @@
+//! Who had the lock that somebody waited for. What enters: the waits of the report with the holders that it names,
+//! and the holds of the truth. What leaves: how many of the waits have a holder, and how many of those the right one.
+//!
+//! The right one is the thread that had the lock for most of the wait:
+//!
+//! ```text
+//! the wait          ├──────────────────┤
+//! holds of 4    ├───────┤
+//! holds of 5               ├───────────┤     thread 5
+//! ```
+//!
+//! Between a release and the return of the call that acquired the lock then, it belongs to who acquires it: that
+//! one has been woken and is not running yet, or tokio has given it the lock and its thread is busy with other tasks.
+//!
+//! Several can have a reader-writer lock or a semaphore at the same time, all of them for the whole wait, and of readers
+//! the last one's release alone can be seen. So there the thread that is named must have had the lock for nine tenths of the
+//! time that is said to be its share, or for nine tenths of the longest that anybody had it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Check, LONG_WAIT_NS, share_of};
+use crate::reported::{LockWait, Reported};
+use crate::truth::{Family, Lock, Span, Truth};
+
+/// So many of the holders must be the right ones.
+const RIGHT: f64 = 0.99;
+/// So many of the wrong ones are shown.
+const EXAMPLES: usize = 5;
+/// How much of the time a thread must have had a lock that it shares with others.
+const SHARED: f64 = 0.9;
+
+pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
+    let owned = owned(truth);
+    let (mut waits, mut named, mut told, mut wrong) = (0, 0, 0, Vec::new());
+    for wait in report.lock_waits.iter().flatten() {
+        let Some(lock) = truth.locks.get(&wait.lock) else {
+            continue;
+        };
+        let is_long = wait.span.ns >= LONG_WAIT_NS && wait.span.is_within(report.recorded);
+        if !is_long || !wait.acquired || wait.is_condvar {
+            continue;
+        }
+        waits += 1;
+        if wait.holders.is_empty() {
+            continue;
+        }
+        named += 1;
+        let of_lock = owned.get(&wait.lock).map_or(&[][..], Vec::as_slice);
+        if let Some(is_right) = names_the_right_one(wait, lock, of_lock) {
+            told += 1;
+            if !is_right {
+                let at_ms = (wait.span.start_ns - report.recorded.start_ns) / 1_000_000;
+                wrong.push(format!(
+                    "{} for {} us at {at_ms} ms",
+                    lock.name,
+                    wait.span.ns / 1000
+                ));
+            }
+        }
+    }
+    if waits == 0 {
+        return Vec::new();
+    }
+    let mut right = share_of(
+        "waits with the right holder",
+        told - wrong.len(),
+        told,
+        RIGHT,
+    );
+    if !wrong.is_empty() {
+        wrong.truncate(EXAMPLES);
+        right
+            .figure
+            .push_str(&format!(", not {}", wrong.join(", ")));
+    }
+    vec![
+        Check {
+            allowed: "more than half".to_owned(),
+            holds: named * 2 > waits,
+            ..share_of("waits with a holder", named, waits, 0.5)
+        },
+        right,
+    ]
+}
+
+/// A thread had the lock in that time.
+struct Owned {
+    tid: u32,
+    span: Span,
+    /// When the call returned that acquired it.
+    acquired_ns: u64,
+}
+
+/// Who had each lock when.
+fn owned(truth: &Truth) -> BTreeMap<u64, Vec<Owned>> {
+    let mut releases: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for hold in &truth.holds {
+        let of_lock = releases.entry(hold.addr).or_default();
+        of_lock.insert(hold.span.end_ns());
+    }
+    let mut owned: BTreeMap<u64, Vec<Owned>> = BTreeMap::new();
+    for hold in &truth.holds {
+        let acquired_ns = hold.span.start_ns;
+        let released_before = || releases[&hold.addr].range(..=acquired_ns).next_back();
+        let start_ns = match hold.contended {
+            true => released_before().copied().unwrap_or(acquired_ns),
+            false => acquired_ns,
+        };
+        let span = Span {
+            start_ns,
+            ns: hold.span.end_ns() - start_ns,
+        };
+        let of_lock = owned.entry(hold.addr).or_default();
+        of_lock.push(Owned {
+            tid: hold.tid,
+            span,
+            acquired_ns,
+        });
+    }
+    owned
+}
+
+/// None where nobody had the lock for long enough to be written down.
+fn names_the_right_one(wait: &LockWait, lock: &Lock, owned: &[Owned]) -> Option<bool> {
+    let mut had: BTreeMap<u32, u64> = BTreeMap::new();
+    for owned in owned {
+        // A thread doesn't wait for itself, but when it upgrades: then it had the lock all the while. A task may wait
+        // for another one of its thread, but what was acquired when the wait was over is what was waited for.
+        let is_another = owned.tid != wait.tid || lock.family == Family::Tokio;
+        if is_another && owned.acquired_ns < wait.span.end_ns() {
+            *had.entry(owned.tid).or_default() += owned.span.overlap_ns(wait.span);
+        }
+    }
+    let longest_ns = had.values().copied().max().filter(|&ns| ns > 0)?;
+
+    let mut claims: BTreeMap<u32, u64> = BTreeMap::new();
+    for holder in &wait.holders {
+        *claims.entry(holder.tid).or_default() += holder.held_ns;
+    }
+    let (named, claimed_ns) = claims.into_iter().max_by_key(|&(_, ns)| ns)?;
+    let had_ns = had.get(&named).copied().unwrap_or(0);
+    Some(if lock.is_mutex {
+        had_ns == longest_ns
+    } else {
+        had_ns > 0 && had_ns as f64 >= longest_ns.min(claimed_ns) as f64 * SHARED
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{LOCK, MS, hold, lock, report, span, truth, wrong};
+    use super::*;
+    use crate::reported::Holder;
+    use crate::truth::Hold;
+
+    /// A wait of thread 9 from 10 ms on for 10 ms, with these holders: thread and milliseconds.
+    fn wait(holders: &[(u32, u64)]) -> LockWait {
+        LockWait {
+            lock: LOCK,
+            tid: 9,
+            span: span(10, 10 * MS),
+            acquired: true,
+            is_condvar: false,
+            holders: holders
+                .iter()
+                .map(|&(tid, ms)| Holder {
+                    tid,
+                    held_ns: ms * MS,
+                })
+                .collect(),
+        }
+    }
+
+    /// What is wrong with waits for a mutex or another lock, which these held: thread, first millisecond, duration.
+    fn compared(is_mutex: bool, held: &[(u32, u64, u64)], waits: Vec<LockWait>) -> Vec<String> {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Std, is_mutex));
+        truth.holds = held
+            .iter()
+            .map(|&(tid, start_ms, ms)| hold(tid, span(start_ms, ms * MS)))
+            .collect();
+        let mut report = report(&[]);
+        report.lock_waits = Some(waits);
+        let checks = holders(&truth, &report);
+        assert_eq!(checks.len(), 2);
+        wrong(&checks).into_iter().map(str::to_owned).collect()
+    }
+
+    /// Of two that had it one after the other, the one that had it longer.
+    #[test]
+    fn the_longest_of_the_wait_is_named() {
+        let held = [(4, 0, 13), (5, 13, 7), (4, 30, 60)];
+        assert_eq!(
+            compared(true, &held, vec![wait(&[(4, 3), (5, 7)])]),
+            [""; 0]
+        );
+        assert_eq!(
+            compared(true, &held, vec![wait(&[(4, 7), (5, 3)])]),
+            ["waits with the right holder"]
+        );
+        assert_eq!(
+            compared(true, &held, vec![wait(&[(6, 10)])]),
+            ["waits with the right holder"]
+        );
+    }
+
+    /// A thread that had it twice had it for as long as both times together.
+    #[test]
+    fn the_same_thread_counts_once() {
+        let held = [(4, 10, 3), (5, 13, 4), (4, 17, 3)];
+        assert_eq!(
+            compared(true, &held, vec![wait(&[(4, 3), (5, 4), (4, 3)])]),
+            [""; 0]
+        );
+    }
+
+    /// Who waited for the lock has it from its release on, whether he is running already or not.
+    #[test]
+    fn who_was_woken_has_it() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Tokio, true));
+        truth.holds = vec![hold(4, span(0, 14 * MS)), hold(5, span(18, 2 * MS))];
+        let mut report = report(&[]);
+        report.lock_waits = Some(vec![wait(&[(4, 4), (5, 6)])]);
+        let it = ["waits with the right holder"];
+        assert_eq!(wrong(&holders(&truth, &report)), it);
+        truth.holds[1].contended = true;
+        assert_eq!(wrong(&holders(&truth, &report)), [""; 0]);
+        // Who waited itself does not.
+        let own = Hold {
+            contended: true,
+            ..hold(9, span(20, 2 * MS))
+        };
+        truth.holds = vec![hold(4, span(0, 14 * MS)), own];
+        report.lock_waits = Some(vec![wait(&[(4, 4)])]);
+        assert_eq!(wrong(&holders(&truth, &report)), [""; 0]);
+    }
+
+    /// Of two that had it at the same time, either; one that had it for less only as far as it is said so.
+    #[test]
+    fn readers_share_a_wait() {
+        let held = [(4, 0, 20), (5, 0, 19), (6, 10, 6)];
+        assert_eq!(compared(false, &held, vec![wait(&[(4, 10)])]), [""; 0]);
+        assert_eq!(compared(false, &held, vec![wait(&[(5, 10)])]), [""; 0]);
+        assert_eq!(
+            compared(false, &held, vec![wait(&[(6, 6), (4, 4)])]),
+            [""; 0]
+        );
+        assert_eq!(
+            compared(false, &held, vec![wait(&[(6, 10)])]),
+            ["waits with the right holder"]
+        );
+        assert_eq!(
+            compared(false, &held, vec![wait(&[(7, 10)])]),
+            ["waits with the right holder"]
+        );
+    }
+
+    /// One wrong one of a hundred, and no more.
+    #[test]
+    fn one_in_a_hundred_may_be_wrong() {
+        let held = [(4, 0, 20)];
+        let mut waits = vec![wait(&[(4, 10)]); 99];
+        waits.push(wait(&[(5, 10)]));
+        assert_eq!(compared(true, &held, waits.clone()), [""; 0]);
+        waits.pop();
+        waits[0] = wait(&[(5, 10)]);
+        assert_eq!(
+            compared(true, &held, waits),
+            ["waits with the right holder"]
+        );
+    }
+
+    /// Most waits have a holder; what is no wait for a lock does not count.
+    #[test]
+    fn most_waits_have_holders() {
+        let held = [(4, 0, 20)];
+        let (with, without) = (wait(&[(4, 10)]), wait(&[]));
+        let two_of_three = vec![with.clone(), with.clone(), without.clone()];
+        assert_eq!(compared(true, &held, two_of_three), [""; 0]);
+        assert_eq!(
+            compared(true, &held, vec![with.clone(), without.clone()]),
+            ["waits with a holder"]
+        );
+        let timed_out = LockWait {
+            acquired: false,
+            ..without.clone()
+        };
+        let condvar = LockWait {
+            is_condvar: true,
+            ..without
+        };
+        assert_eq!(
+            compared(true, &held, vec![with, timed_out, condvar]),
+            [""; 0]
+        );
+    }
+}

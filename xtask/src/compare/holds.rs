@@ -1,0 +1,337 @@
+//! Holds. What enters: those of the truth and those of the report. What leaves: how far the exact ones differ, whether
+//! the bounds are any, and whether the report lacks one that it could see.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Check, DURATION_TOLERANCE_NS, LONG_WAIT_NS, none_of, quantile, share_of};
+use crate::reported::{self, Reported};
+use crate::truth::{Hold, Operation, Truth};
+
+/// The same thread's hold of the same lock is the same hold, if they ended so close to each other.
+const SAME_END_NS: u64 = 1_000_000;
+/// So many of the report's holds must be in the truth, and so many of the exact ones must agree.
+const AGREEING: f64 = 0.995;
+/// So many of the holds that could be seen from both ends must be in the report.
+const SEEN: f64 = 0.99;
+
+pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
+    let Some(reported) = &report.holds else {
+        return Vec::new();
+    };
+    let happened = ByThread::new(truth);
+    let (mut known, mut same) = (0, 0);
+    let mut differences = Vec::new();
+    let (mut too_long, mut too_short, mut not_across) = (Vec::new(), Vec::new(), Vec::new());
+    for hold in reported {
+        let Some(lock) = truth.locks.get(&hold.lock) else {
+            continue;
+        };
+        known += 1;
+        let Some(true_hold) = happened.same(hold) else {
+            continue;
+        };
+        same += 1;
+        let durations = durations_of(true_hold);
+        let says = |bound_ns: u64| {
+            let at_ms = hold.end_ns.saturating_sub(report.recorded.start_ns) / 1_000_000;
+            format!(
+                "{} for {} us, not {} us, until {at_ms} ms, thread {}",
+                lock.name,
+                true_hold.span.ns / 1000,
+                bound_ns / 1000,
+                hold.tid
+            )
+        };
+        if hold.is_exact {
+            differences.extend(durations.map(|ns| ns.abs_diff(hold.at_least_ns)).min());
+        } else if durations
+            .max()
+            .is_some_and(|ns| hold.at_least_ns > ns + DURATION_TOLERANCE_NS)
+        {
+            too_long.push(says(hold.at_least_ns));
+        }
+        if let Some(at_most_ns) = hold.at_most_ns
+            && at_most_ns + DURATION_TOLERANCE_NS < true_hold.span.ns
+        {
+            too_short.push(says(at_most_ns));
+        }
+        if hold.across_await && !true_hold.across_await {
+            not_across.push(says(hold.at_least_ns));
+        }
+    }
+    differences.sort_unstable();
+    let close = differences
+        .iter()
+        .filter(|&&ns| ns <= DURATION_TOLERANCE_NS)
+        .count();
+    let mut exact = share_of(
+        "exact holds within 0.3 ms",
+        close,
+        differences.len(),
+        AGREEING,
+    );
+    exact.figure.push_str(&format!(
+        " (99 % {} us, worst {} us)",
+        quantile(&differences, 0.99) / 1000,
+        quantile(&differences, 1.0) / 1000
+    ));
+    vec![
+        share_of("holds that happened", same, known, AGREEING),
+        exact,
+        none_of("lower bounds above the truth", &too_long),
+        none_of("upper bounds below the truth", &too_short),
+        none_of("holds across an await that were not", &not_across),
+        seen(truth, report, reported),
+    ]
+}
+
+/// An upgraded hold can be told to have begun with the read, or with the upgrade.
+fn durations_of(hold: &Hold) -> impl Iterator<Item = u64> + Clone {
+    let since_upgradable = hold
+        .upgradable_since_ns
+        .map(|start_ns| hold.span.end_ns().saturating_sub(start_ns));
+    [Some(hold.span.ns), since_upgradable].into_iter().flatten()
+}
+
+/// The truth's holds of one lock that one thread released, by their ends.
+struct ByThread<'a>(BTreeMap<(u64, u32, u64), &'a Hold>);
+
+impl<'a> ByThread<'a> {
+    fn new(truth: &'a Truth) -> Self {
+        let holds = truth.holds.iter();
+        Self(
+            holds
+                .map(|hold| ((hold.addr, hold.tid, hold.span.end_ns()), hold))
+                .collect(),
+        )
+    }
+
+    /// The last one that ended before the report says so: the workload reads its clock right before the release, and a thread
+    /// that releases two permits one after the other reads it again between the two. Otherwise the next one.
+    fn same(&self, hold: &reported::Hold) -> Option<&'a Hold> {
+        let key = |end_ns| (hold.lock, hold.tid, end_ns);
+        let before = key(hold.end_ns.saturating_sub(SAME_END_NS))..=key(hold.end_ns);
+        let after = key(hold.end_ns)..=key(hold.end_ns + SAME_END_NS);
+        let last_before = self.0.range(before).next_back();
+        let same = last_before.or_else(|| self.0.range(after).next());
+        same.map(|(_, &hold)| hold)
+    }
+}
+
+/// Who acquired a lock after a wait went through its slow path, and who released it while somebody had been waiting for long went
+/// through that one: such a hold is to be in the report. Of readers it cannot be asked: all but the last leave
+/// by the fast path.
+fn seen(truth: &Truth, report: &Reported, reported: &[reported::Hold]) -> Check {
+    let long_waits = || {
+        let waits = truth.lock_waits.iter();
+        waits.filter(|wait| wait.span.ns >= LONG_WAIT_NS)
+    };
+    let waited_until: BTreeSet<(u64, u64)> = long_waits()
+        .map(|wait| (wait.addr, wait.span.end_ns()))
+        .collect();
+    let (mut visible, mut found) = (0, 0);
+    for hold in &truth.holds {
+        let end_ns = hold.span.end_ns();
+        let is_waited_for = || {
+            long_waits().any(|wait| {
+                wait.addr == hold.addr
+                    && wait.span.start_ns + LONG_WAIT_NS <= end_ns
+                    && wait.span.end_ns() > end_ns
+            })
+        };
+        if hold.span.ns >= report.threshold_ns + DURATION_TOLERANCE_NS
+            && hold.span.is_within(report.recorded)
+            && leaves_alone(hold.op)
+            && waited_until.contains(&(hold.addr, hold.span.start_ns))
+            && is_waited_for()
+        {
+            visible += 1;
+            found += usize::from(reported.iter().any(|it| {
+                it.lock == hold.addr
+                    && it.tid == hold.tid
+                    && it.end_ns.abs_diff(end_ns) <= SAME_END_NS
+            }));
+        }
+    }
+    let mut check = share_of("holds seen from both ends", found, visible, SEEN);
+    if visible - found == 1 {
+        check.allowed.push_str(" or but one");
+        check.holds = true;
+    }
+    check
+}
+
+/// Nobody else's release can be the one that wakes the waiters.
+fn leaves_alone(op: Operation) -> bool {
+    match op {
+        Operation::Mutex
+        | Operation::RwExclusive
+        | Operation::StdMutex
+        | Operation::StdWrite
+        | Operation::TokioAcquire => true,
+        Operation::RwShared
+        | Operation::RwUpgradable
+        | Operation::RwUpgrade
+        | Operation::StdRead => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{LOCK, MS, hold, lock, report, span, truth, wrong};
+    use super::*;
+    use crate::truth::{Family, LockWait};
+
+    /// Thread 4 held the lock from 10 ms on for 8 ms, and this is what the report says of it.
+    fn reported(at_least_ns: u64, is_exact: bool) -> reported::Hold {
+        reported::Hold {
+            lock: LOCK,
+            tid: 4,
+            end_ns: 18 * MS,
+            at_least_ns,
+            at_most_ns: None,
+            is_exact,
+            across_await: false,
+        }
+    }
+
+    fn compared(happened: Hold, says: reported::Hold) -> Vec<String> {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Std, true));
+        truth.holds = vec![happened];
+        let mut report = report(&[]);
+        report.holds = Some(vec![says]);
+        let checks = holds(&truth, &report);
+        wrong(&checks).into_iter().map(str::to_owned).collect()
+    }
+
+    fn happened() -> Hold {
+        hold(4, span(10, 8 * MS))
+    }
+
+    /// A third of a millisecond is too much.
+    #[test]
+    fn exact_holds_agree() {
+        let exact = |ns| compared(happened(), reported(ns, true));
+        assert_eq!(exact(8 * MS + 300_000), [""; 0]);
+        assert_eq!(exact(8 * MS - 300_000), [""; 0]);
+        assert_eq!(exact(8 * MS + 300_001), ["exact holds within 0.3 ms"]);
+        assert_eq!(exact(8 * MS - 300_001), ["exact holds within 0.3 ms"]);
+    }
+
+    /// A bound may be as far off as it likes on its own side.
+    #[test]
+    fn bounds_are_bounds() {
+        let at_least = |ns| compared(happened(), reported(ns, false));
+        assert_eq!(at_least(MS), [""; 0]);
+        assert_eq!(at_least(8 * MS + 300_000), [""; 0]);
+        assert_eq!(at_least(8 * MS + 300_001), ["lower bounds above the truth"]);
+        let at_most = |ns| {
+            let says = reported(MS, false);
+            compared(
+                happened(),
+                reported::Hold {
+                    at_most_ns: Some(ns),
+                    ..says
+                },
+            )
+        };
+        assert_eq!(at_most(60 * MS), [""; 0]);
+        assert_eq!(at_most(7_700_000), [""; 0]);
+        assert_eq!(at_most(7_699_999), ["upper bounds below the truth"]);
+    }
+
+    /// Another thread's hold, and one that ended at another time, are other holds.
+    #[test]
+    fn what_is_not_in_the_truth_did_not_happen() {
+        let says = reported(8 * MS, true);
+        assert_eq!(
+            compared(happened(), reported::Hold { tid: 5, ..says }),
+            ["holds that happened"]
+        );
+        let end_ns = 19 * MS + 1;
+        assert_eq!(
+            compared(happened(), reported::Hold { end_ns, ..says }),
+            ["holds that happened"]
+        );
+        let end_ns = 19 * MS;
+        assert_eq!(
+            compared(happened(), reported::Hold { end_ns, ..says }),
+            [""; 0]
+        );
+    }
+
+    /// Two permits that one thread releases in the same breath.
+    #[test]
+    fn releases_of_one_thread_keep_their_order() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Tokio, false));
+        let mut first = hold(4, span(10, 8 * MS));
+        first.span.ns -= 4_000;
+        truth.holds = vec![first, hold(4, span(3, 15 * MS))];
+        let mut report = report(&[]);
+        report.holds = Some(vec![reported(15 * MS, true), {
+            let says = reported(8 * MS, true);
+            let end_ns = says.end_ns - 1_000;
+            reported::Hold { end_ns, ..says }
+        }]);
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
+    }
+
+    /// An upgraded hold has two beginnings.
+    #[test]
+    fn an_upgraded_hold_may_begin_with_the_read() {
+        let upgraded = Hold {
+            op: Operation::RwUpgrade,
+            upgradable_since_ns: Some(5 * MS),
+            ..happened()
+        };
+        assert_eq!(compared(upgraded, reported(8 * MS, true)), [""; 0]);
+        assert_eq!(compared(upgraded, reported(13 * MS, true)), [""; 0]);
+        assert_eq!(
+            compared(upgraded, reported(10 * MS, true)),
+            ["exact holds within 0.3 ms"]
+        );
+    }
+
+    /// Only what was across an await is said to have been.
+    #[test]
+    fn across_an_await_is_no_guess() {
+        let says = reported::Hold {
+            across_await: true,
+            ..reported(8 * MS, true)
+        };
+        assert_eq!(
+            compared(happened(), says),
+            ["holds across an await that were not"]
+        );
+        let across = Hold {
+            across_await: true,
+            ..happened()
+        };
+        assert_eq!(compared(across, says), [""; 0]);
+    }
+
+    /// Two holds whose both ends somebody waited for: one may be missing, not both. A reader's may.
+    #[test]
+    fn holds_that_can_be_seen_are_reported() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Std, true));
+        let wait = |start_ms, ms| LockWait {
+            addr: LOCK,
+            span: span(start_ms, ms * MS),
+        };
+        truth.lock_waits = vec![wait(5, 5), wait(12, 8), wait(35, 5), wait(42, 8)];
+        truth.holds = vec![happened(), hold(4, span(40, 8 * MS))];
+        let mut report = report(&[]);
+        report.holds = Some(vec![reported(8 * MS, true)]);
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
+        report.holds = Some(Vec::new());
+        assert_eq!(
+            wrong(&holds(&truth, &report)),
+            ["holds seen from both ends"]
+        );
+        truth.holds[0].op = Operation::StdRead;
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
+    }
+}
