@@ -4,6 +4,7 @@
 //! render. Each module is one stage.
 
 mod apart;
+pub mod audit;
 pub mod capture;
 pub mod classify;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! One file for each subcommand: clap's types become a plain configuration, then one call.
 
+mod audit;
 mod debug;
 mod doctor;
 mod exit;
@@ -30,6 +31,8 @@ pub struct Cli {
 enum Command {
     /// Record one capture of a running process, and report on it
     Record(record::Args),
+    /// Measure a locking audit: its own table, with what was seen of each lock beside what it says
+    Audit(audit::Args),
     /// Run a command, record every process of it that has something to probe, and fail if a limit is broken
     Run(run::Args),
     /// Record one process of a command
@@ -46,6 +49,7 @@ impl Cli {
     pub fn run(self) -> Result<Exit, Failure> {
         match self.command {
             Command::Record(args) => args.run(),
+            Command::Audit(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::RecordFollowed(args) => args.run(),
             Command::Report(args) => args.run(),

@@ -102,29 +102,7 @@ impl Args {
             debug_sources: self.debug.sources(),
             from_first_instruction: false,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("could not start holdup's own event loop")
-            .map_err(|error| Failure::new(Exit::Other, error))?;
-        let interrupted = Interrupted::catch()
-            .context("could not catch Ctrl-C")
-            .map_err(|error| Failure::new(Exit::Other, error))?;
-        let name = process.name().to_owned();
-        let pid = process.pid().0;
-        runtime
-            .block_on(record::record(&process, &options, interrupted.wait(), |started| {
-                let until = match self.duration {
-                    Some(duration) => format!("for {}", humantime::format_duration(duration)),
-                    None => "until Ctrl-C".to_owned(),
-                };
-                say(&format!(
-                    "attached to {name} (pid {pid}), {} poll sites, in {} ms; recording {until}",
-                    started.poll_sites,
-                    started.attach.0 / 1_000_000
-                ));
-            }))
-            .map_err(|error| record_failure(error, &process))?;
+        record_now(&process, &options)?;
         // The report is made from the file: what it says is what the file says, here and elsewhere.
         let capture =
             capture::read(&options.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
@@ -144,6 +122,38 @@ impl Args {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Records, and says when that begins.
+pub(super) fn record_now(process: &Process, options: &Options) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start holdup's own event loop")
+        .map_err(|error| Failure::new(Exit::Other, error))?;
+    let interrupted = Interrupted::catch()
+        .context("could not catch Ctrl-C")
+        .map_err(|error| Failure::new(Exit::Other, error))?;
+    let name = process.name();
+    let pid = process.pid().0;
+    runtime
+        .block_on(record::record(
+            process,
+            options,
+            interrupted.wait(),
+            |started| {
+                let until = match options.duration {
+                    Some(duration) => format!("for {}", humantime::format_duration(duration)),
+                    None => "until Ctrl-C".to_owned(),
+                };
+                say(&format!(
+                    "attached to {name} (pid {pid}), {} poll sites, in {} ms; recording {until}",
+                    started.poll_sites,
+                    started.attach.0 / 1_000_000
+                ));
+            },
+        ))
+        .map_err(|error| record_failure(error, process))
 }
 
 pub(super) fn record_failure(error: RecordError, process: &Process) -> Failure {

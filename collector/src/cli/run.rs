@@ -33,8 +33,9 @@ use crate::target::doctor::Host;
 #[derive(clap::Args)]
 pub struct Args {
     /// End with code 11 if this happens in any recorded process; can be given several times. poll>5ms: a poll takes
-    /// longer, its time in the run queue not counted. wait>5ms: one wait for a lock takes longer. lock-wait-total>1s: all
-    /// lock waits of a process take longer together. stuck: a poll or a lock wait of a second or more had not
+    /// longer, its time in the run queue not counted. wait>5ms: one wait for a lock takes longer. hold>5ms: a lock is held for
+    /// longer. held-across-await: a parking_lot or std lock is; held-across-await=any: Tokio's, too. lock-wait-total>1s: all
+    /// lock waits of the threads of a process take longer together. stuck: a poll or a lock wait of a second or more had not
     /// ended when the recording did (see --timeout)
     #[arg(long, value_name = "LIMIT")]
     fail_on: Vec<Limit>,

@@ -8,7 +8,10 @@ use super::Limit;
 use crate::classify::Origin;
 use crate::event::Nanos;
 use crate::report::words::{bounded, count, duration};
-use crate::report::{Activity, Anatomy, Certainty, LockEntry, LongPollEntry, NamedFrame, Report};
+use crate::report::{
+    Activity, Anatomy, Certainty, HoldEntry, LockEntry, LockFamily, LockShape, LongPollEntry,
+    NamedFrame, Report,
+};
 
 /// What did not end has to have lasted this long to be stuck: a process can end at any moment, in the
 /// middle of polls and waits that would have ended soon.
@@ -42,6 +45,12 @@ pub fn breaches(limits: &[Limit], report: &Report) -> Vec<Breach> {
         let mut found = match *limit {
             Limit::Poll(most) => long_polls(report, most),
             Limit::Wait(most) => waits(report, most),
+            Limit::Hold(most) => holds(report, |hold, lock| {
+                hold.at_least_ns > most && is_lock(lock)
+            }),
+            Limit::HeldAcrossAwait { any } => holds(report, |hold, lock| {
+                hold.across_await && is_lock(lock) && (any || lock.family != LockFamily::Tokio)
+            }),
             Limit::LockWaitTotal(most) => lock_wait_total(report, most),
             Limit::Stuck => stuck(report),
         };
@@ -143,8 +152,59 @@ fn place(report: &Report, stack: &str) -> Option<String> {
         .map(NamedFrame::with_place)
 }
 
+/// Who waits for a permit or for room in a channel does so by design.
+fn is_lock(lock: &LockEntry) -> bool {
+    matches!(lock.kind, LockShape::Mutex | LockShape::RwLock)
+}
+
+/// Holds by lock and place.
+fn holds(report: &Report, breaks: impl Fn(&HoldEntry, &LockEntry) -> bool) -> Vec<Broken> {
+    let locks: BTreeMap<&str, &LockEntry> = report
+        .locks
+        .iter()
+        .map(|lock| (lock.address.as_str(), lock))
+        .collect();
+    let mut by_place: BTreeMap<(&str, Option<String>), Vec<&HoldEntry>> = BTreeMap::new();
+    for hold in &report.holds {
+        let Some(lock) = locks.get(hold.lock.as_str()) else {
+            continue;
+        };
+        if breaks(hold, lock) {
+            let site = hold.call_site.as_ref();
+            let place = site.map(|site| site.own_frame().with_place());
+            by_place.entry((&lock.name, place)).or_default().push(hold);
+        }
+    }
+    let broken = by_place.into_iter().filter_map(|((lock, place), holds)| {
+        let longest = holds.iter().max_by_key(|hold| hold.at_least_ns)?;
+        let across = holds.iter().filter(|hold| hold.across_await).count() as u64;
+        let across = match across {
+            0 => String::new(),
+            n => format!(", {} across an await", count(n, "time")),
+        };
+        let during = longest.during.as_ref().map_or(String::new(), |site| {
+            format!(", mostly in {}", site.own_frame().with_place())
+        });
+        Some(Broken {
+            sentence: format!(
+                "The {lock} was held {}{across}; the longest for {}{during}.",
+                count(holds.len() as u64, "time"),
+                bounded(longest.at_least_ns, longest.certainty),
+            ),
+            place,
+            count: holds.len() as u64,
+            longest: longest.at_least_ns,
+            certainty: longest.certainty,
+        })
+    });
+    broken.collect()
+}
+
 fn waits(report: &Report, most: Nanos) -> Vec<Broken> {
-    let broken = report.locks.iter().filter(|lock| lock.totals.max_ns > most);
+    let broken = report
+        .locks
+        .iter()
+        .filter(|lock| lock.totals.max_ns > most && is_lock(lock));
     broken
         .map(|lock| Broken {
             sentence: format!(
@@ -221,7 +281,7 @@ fn stuck(report: &Report) -> Vec<Broken> {
         // Of several only the sum is known, and one of them has lasted at least its part of it.
         .filter(|lock| {
             let waiting = &lock.still_waiting;
-            waiting.waits > 0 && waiting.at_least_ns.0 / waiting.waits >= STUCK.0
+            is_lock(lock) && waiting.waits > 0 && waiting.at_least_ns.0 / waiting.waits >= STUCK.0
         })
         .map(|lock| Broken {
             sentence: format!(

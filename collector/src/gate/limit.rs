@@ -9,7 +9,8 @@ use thiserror::Error;
 use crate::event::Nanos;
 
 /// What is possible, for those who wrote something else.
-const POSSIBLE: &str = "poll>DURATION, wait>DURATION, lock-wait-total>DURATION, stuck";
+const POSSIBLE: &str = "poll>DURATION, wait>DURATION, hold>DURATION, held-across-await, \
+                        held-across-await=any, lock-wait-total>DURATION, stuck";
 
 /// What may not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,13 @@ pub enum Limit {
     Poll(Nanos),
     /// One wait for a lock that takes longer.
     Wait(Nanos),
+    /// A lock that is held for longer.
+    Hold(Nanos),
+    /// A parking_lot or std lock, held across an await.
+    HeldAcrossAwait {
+        /// Tokio's locks, which are made for that, too.
+        any: bool,
+    },
     /// All waits for locks of one process together take longer.
     LockWaitTotal(Nanos),
     /// A poll or a lock wait that did not end.
@@ -28,9 +36,12 @@ impl Limit {
     /// Nothing shorter can break it; None where nothing of it has an event of its own.
     pub fn shortest(self) -> Option<Nanos> {
         match self {
-            Limit::Poll(longest) => Some(longest),
-            // From the sums, which have all waits.
-            Limit::Wait(_) | Limit::LockWaitTotal(_) | Limit::Stuck => None,
+            Limit::Poll(longest) | Limit::Hold(longest) => Some(longest),
+            // From the sums, which have all waits; those across an await have events whatever they last.
+            Limit::Wait(_)
+            | Limit::HeldAcrossAwait { .. }
+            | Limit::LockWaitTotal(_)
+            | Limit::Stuck => None,
         }
     }
 }
@@ -40,6 +51,9 @@ impl fmt::Display for Limit {
         let (what, most) = match self {
             Limit::Poll(most) => ("poll", most),
             Limit::Wait(most) => ("wait", most),
+            Limit::Hold(most) => ("hold", most),
+            Limit::HeldAcrossAwait { any: false } => return f.write_str("held-across-await"),
+            Limit::HeldAcrossAwait { any: true } => return f.write_str("held-across-await=any"),
             Limit::LockWaitTotal(most) => ("lock-wait-total", most),
             Limit::Stuck => return f.write_str("stuck"),
         };
@@ -81,6 +95,12 @@ impl FromStr for Limit {
         match what {
             "poll" => longest("poll", most).map(Limit::Poll),
             "wait" => longest("wait", most).map(Limit::Wait),
+            "hold" => longest("hold", most).map(Limit::Hold),
+            "held-across-await" => {
+                without("held-across-await", most).map(|()| Limit::HeldAcrossAwait { any: false })
+            }
+            "held-across-await=any" => without("held-across-await=any", most)
+                .map(|()| Limit::HeldAcrossAwait { any: true }),
             "lock-wait-total" => longest("lock-wait-total", most).map(Limit::LockWaitTotal),
             "stuck" => without("stuck", most).map(|()| Limit::Stuck),
             _ => Err(LimitError::Unknown(text.to_owned())),
@@ -124,6 +144,17 @@ mod tests {
                 Limit::LockWaitTotal(ms(2000)),
                 "lock-wait-total>2s",
             ),
+            ("hold>5ms", Limit::Hold(ms(5)), "hold>5ms"),
+            (
+                "held-across-await",
+                Limit::HeldAcrossAwait { any: false },
+                "held-across-await",
+            ),
+            (
+                "held-across-await=any",
+                Limit::HeldAcrossAwait { any: true },
+                "held-across-await=any",
+            ),
             ("stuck", Limit::Stuck, "stuck"),
         ];
         for (text, limit, shown) in read {
@@ -140,6 +171,8 @@ mod tests {
         assert!(said("").contains("possible are"));
         assert_eq!(said("poll"), "poll takes a duration: poll>5ms");
         assert_eq!(said("stuck>1s"), "stuck takes no duration");
+        assert!(said("held-across-await>5ms").contains("no duration"));
+        assert!(said("held-across-await=all").contains("possible are"));
         assert!(said("poll>5").contains("\"5\" is no duration"));
         assert!(said("poll>").contains("no duration"));
         assert!(said("poll>99999999999y").contains("no duration"));

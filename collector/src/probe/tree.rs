@@ -73,6 +73,9 @@ impl Tree {
             .map_max_entries("STACKS", 1)
             .map_max_entries("DEEP_STACKS", 1)
             .map_max_entries("LOCK_WAITS", 1)
+            .map_max_entries("PAIRS", 1)
+            .map_max_entries("HOLDS", 1)
+            .map_max_entries("SITE_TOTALS", 1)
             .load(OBJECT)
             .map_err(|error| ProbeError::from_aya("make BPF maps", &error))?;
         // Before anything is attached: the watchdog may hold no link.

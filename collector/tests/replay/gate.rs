@@ -1,7 +1,7 @@
 //! Limits, held against the same recording.
 
 use holdup::gate::{Breach, Limit, breaches};
-use holdup::report::{Certainty, Report};
+use holdup::report::{Certainty, LockFamily, LockShape, Report};
 
 use super::{Nanos, whole};
 
@@ -56,6 +56,42 @@ fn waits() {
     assert_eq!(longest(&total), [25_500_000]);
     assert_eq!(total[0].count, 14);
     assert_eq!(broken(&report, &["lock-wait-total>25500us"]), []);
+}
+
+/// A hold counts with what is known of it; one across an await whatever it lasted, of Tokio's locks only if asked for.
+#[test]
+fn holds() {
+    let mut report = whole();
+    let over_5 = broken(&report, &["hold>5ms"]);
+    assert_eq!(longest(&over_5), [19_400_000]);
+    assert_eq!(over_5[0].certainty, Certainty::LowerBound);
+    assert!(
+        over_5[0]
+            .place
+            .as_deref()
+            .is_some_and(|place| place.starts_with("app::state::rebuild")),
+        "{over_5:?}"
+    );
+    assert_eq!(broken(&report, &["hold>19400us"]), []);
+    assert_eq!(broken(&report, &["held-across-await=any"]), []);
+    report.holds[0].across_await = true;
+    assert_eq!(
+        longest(&broken(&report, &["held-across-await"])),
+        [19_400_000]
+    );
+    for lock in &mut report.locks {
+        lock.family = LockFamily::Tokio;
+    }
+    assert_eq!(broken(&report, &["held-across-await"]), []);
+    assert_eq!(broken(&report, &["held-across-await=any"]).len(), 1);
+    // A permit that is kept is no lock that is held.
+    for lock in &mut report.locks {
+        lock.kind = LockShape::Semaphore;
+    }
+    assert_eq!(
+        broken(&report, &["held-across-await=any", "hold>5ms", "wait>5ms"]),
+        []
+    );
 }
 
 /// What the recording's end cut off is stuck only if it had lasted long.
