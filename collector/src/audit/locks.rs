@@ -161,7 +161,7 @@ impl LockRow {
 }
 
 /// Inside of the runtime, or of a library without any code of the user's around it.
-fn is_the_runtimes(lock: &LockTypeEntry) -> bool {
+pub fn is_the_runtimes(lock: &LockTypeEntry) -> bool {
     // What the user puts into a lock of their own.
     const HANDED_OUT: [&str; 3] = ["tokio::sync::", "tokio::net::", "tokio::task::"];
     let is_tokios = lock.protects.as_ref().is_some_and(|protects| {

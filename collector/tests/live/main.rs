@@ -6,6 +6,7 @@
 //! and the programs. One that is run and lacks any of these fails.
 
 mod accounting;
+mod audit;
 mod behaviour;
 mod binaries;
 mod captures;

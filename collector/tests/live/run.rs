@@ -227,7 +227,7 @@ fn ctrl_c() {
         .arg("--")
         .args(contention(&["--seconds", "60"]));
     let running = Running::start(&mut command);
-    thread::sleep(Duration::from_secs(4));
+    running.wait_until_printed("ready");
     let pid = running.pid();
     let child = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
         .expect("it runs")
