@@ -603,12 +603,10 @@ fn attach(
                 let acquires: Vec<UprobePoint> = acquires
                     .map(|acquire| point(&acquire.site, acquire.cookie))
                     .collect();
-                let releases = plan.permit_releases.iter();
+                let at = |sites: &[Site]| sites.iter().map(|site| point(site, 0)).collect();
                 vec![
-                    (
-                        UprobeProgram::PermitsReleased,
-                        releases.map(|site| point(site, 0)).collect(),
-                    ),
+                    (UprobeProgram::PermitsReleased, at(&plan.permit_releases)),
+                    (UprobeProgram::AcquireDropped, at(&plan.acquire_drops)),
                     (UprobeProgram::AcquireReturn, acquires.clone()),
                     (UprobeProgram::AcquireEnter, acquires),
                 ]

@@ -3,7 +3,9 @@
 //! Written as instructions, because the BPF targets of rustc declare no atomic read-modify-write
 //! operations, though every kernel that holdup runs on has them (since 5.12).
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
+
+use aya_ebpf::helpers::generated::bpf_loop;
 
 /// Adds to a word of a map value.
 ///
@@ -44,12 +46,39 @@ pub unsafe fn compare_exchange(word: *mut u64, seen: u64, to: u64) -> u64 {
 pub unsafe fn raise(word: *mut u64, to: u64) {
     // Each round is lost only to a thread that raised it at the same moment; the verifier wants a
     // bound, and a maximum that loses eight such races to larger values is a large value still.
-    for _ in 0..8 {
-        // SAFETY: the caller's promise.
-        let seen = unsafe { core::ptr::read_volatile(word) };
-        // SAFETY: as above.
-        if seen >= to || unsafe { compare_exchange(word, seen, to) } == seen {
-            return;
-        }
+    const ROUNDS: u32 = 8;
+    // SAFETY: the caller's promise.
+    if unsafe { core::ptr::read_volatile(word) } >= to {
+        return;
+    }
+    let mut raising = Raising { word, to };
+    // Not a `for`: the verifier would walk through all ways of eight rounds, wherever a maximum is kept.
+    // SAFETY: the callback has the type that the helper calls, and `raising` outlives the call.
+    unsafe {
+        bpf_loop(
+            ROUNDS,
+            raise_once as *mut c_void,
+            (&raw mut raising).cast(),
+            0,
+        );
+    }
+}
+
+/// What `raise_once` is given.
+struct Raising {
+    word: *mut u64,
+    to: u64,
+}
+
+/// Returns 1, which ends the loop, when the word is high enough.
+///
+/// # Safety
+/// `raising` has a word of a live map value.
+unsafe extern "C" fn raise_once(_round: u32, raising: *mut Raising) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (word, to) = ((*raising).word, (*raising).to);
+        let seen = core::ptr::read_volatile(word);
+        i64::from(seen >= to || compare_exchange(word, seen, to) == seen)
     }
 }

@@ -20,7 +20,9 @@ use crate::{
     atomics,
     emit::{count, emit},
     maps::{EMPTY_LOCK, HOLDS, LOCKS, PAIRS, config},
-    polls, window,
+    polls,
+    scratch::{self, Scratch},
+    window,
 };
 
 /// Releases of a lock that are remembered: a wait that sees more of them knows the last ones. A power of two.
@@ -41,12 +43,19 @@ pub struct Release {
 pub struct LockState {
     /// Threads asleep in its slow path; tasks in its queue.
     pub sleepers: u64,
-    /// Since when it has the holder that it has now, 0 when that is not known.
-    locked_since_ns: u64,
+    /// Since when it has the holder that it has now, 0 when that is not known. Of a lock of Tokio's, since when its
+    /// queue is not empty.
+    pub locked_since_ns: u64,
     /// When it was acquired, if that was seen and no release since, else 0.
     acquired_ns: u64,
     /// Stack of that acquisition; of a lock of Tokio's of the first one that was seen.
     pub acquire_stack: u64,
+    /// Of a lock of Tokio's: tasks that are known to be in its queue.
+    pub queued: u64,
+    /// Of a lock of Tokio's: when it was last released.
+    pub released_ns: u64,
+    /// Of a lock of Tokio's: releases by who had acquired it. A channel has none.
+    pub matched: u64,
     /// Releases so far; the last ones are in `releases`, by this number.
     seen: u64,
     /// Thread of that acquisition.
@@ -300,9 +309,21 @@ pub fn add_hold(key: &wire::HoldKey, at_least_ns: u64) {
     }
 }
 
-/// A wait that has ended, while it is joined to those who held the lock meanwhile.
+/// A wait that has ended.
+pub struct Wait {
+    pub lock: u64,
+    pub waiter_stack: u64,
+    pub start_ns: u64,
+    pub end_ns: u64,
+    pub operation: u32,
+    /// Whether it belongs to the recording.
+    pub is_recorded: bool,
+}
+
+/// A wait while it is joined to those who held the lock meanwhile. It lies in a map and not on the BPF stack: of what
+/// comes out of a map the verifier knows nothing, so that one release looks to it like another.
+#[repr(C)]
 pub struct Join {
-    state: *const LockState,
     lock: u64,
     waiter_stack: u64,
     start_ns: u64,
@@ -310,7 +331,6 @@ pub struct Join {
     /// Up to here the wait is accounted for.
     upto_ns: u64,
     operation: u32,
-    /// Whether it belongs to the recording.
     is_recorded: u32,
     /// Releases met so far.
     pub releases: u32,
@@ -318,49 +338,51 @@ pub struct Join {
     pub holders: [wire::WaitHolder; wire::WAIT_HOLDERS],
 }
 
-impl Join {
-    /// Goes through the releases of the lock during the wait, and charges each with what it took of it.
-    #[inline(always)]
-    pub fn new(
-        lock: u64,
-        operation: u32,
-        waiter_stack: u64,
-        start_ns: u64,
-        end_ns: u64,
-        is_recorded: bool,
-    ) -> Join {
-        let mut join = Join {
-            state: core::ptr::null(),
-            lock,
-            waiter_stack,
-            start_ns,
-            end_ns,
-            upto_ns: start_ns,
-            operation,
-            is_recorded: u32::from(is_recorded),
-            releases: 0,
-            holders: [wire::WaitHolder {
-                stack: 0,
-                held_ns: 0,
-                tid: 0,
-                zero: 0,
-            }; wire::WAIT_HOLDERS],
-        };
-        if let Some(state) = known(lock) {
-            join.state = state;
-            // SAFETY: the callback has the type that the helper calls, and `join` outlives the call.
-            unsafe {
-                bpf_loop(
-                    RELEASES as u32,
-                    charge as *mut c_void,
-                    (&raw mut join).cast(),
-                    0,
-                );
-            }
+/// Goes through the releases of a lock during a wait, and charges each with what it took of it. The result is in
+/// claimed room, which the caller gives back; None when all is taken.
+#[inline(always)]
+pub fn join(wait: &Wait) -> Option<*mut Scratch> {
+    let Some(scratch) = scratch::claim() else {
+        count(wire::COUNTER_PAIRS_NOT_STORED);
+        return None;
+    };
+    // SAFETY: claimed by this program; the callback has the type that the helper calls.
+    unsafe {
+        let join = &raw mut (*scratch).join;
+        (*join).lock = wait.lock;
+        (*join).waiter_stack = wait.waiter_stack;
+        (*join).start_ns = wait.start_ns;
+        (*join).end_ns = wait.end_ns;
+        (*join).upto_ns = wait.start_ns;
+        (*join).operation = wait.operation;
+        (*join).is_recorded = u32::from(wait.is_recorded);
+        (*join).releases = 0;
+        (*join).holders = [wire::WaitHolder {
+            stack: 0,
+            held_ns: 0,
+            tid: 0,
+            zero: 0,
+        }; wire::WAIT_HOLDERS];
+        if let Some(state) = known(wait.lock) {
+            let mut joining = Joining { state, join };
+            bpf_loop(
+                RELEASES as u32,
+                charge as *mut c_void,
+                (&raw mut joining).cast(),
+                0,
+            );
         }
-        join
     }
+    Some(scratch)
+}
 
+/// What `charge` is given.
+struct Joining {
+    state: *const LockState,
+    join: *mut Join,
+}
+
+impl Join {
     /// What of the wait lies behind the last release.
     #[inline(always)]
     pub fn handover_ns(&self) -> u64 {
@@ -371,15 +393,11 @@ impl Join {
 /// One of the remembered releases, the oldest first.
 ///
 /// # Safety
-/// `join` is one whose `state` is a map value.
-unsafe extern "C" fn charge(n: u32, join: *mut Join) -> i64 {
+/// `joining` has a map value, and claimed room.
+unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
     // SAFETY: the caller's promise; masked below RELEASES and WAIT_HOLDERS, powers of two.
     unsafe {
-        let join = &mut *join;
-        if join.state.is_null() {
-            return 1;
-        }
-        let state = join.state;
+        let (state, join) = ((*joining).state, &mut *(*joining).join);
         let seen = (*state).seen;
         let slot = seen.wrapping_add(u64::from(n)) as usize & (RELEASES - 1);
         let release = &raw const (*state).releases;

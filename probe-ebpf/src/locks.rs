@@ -7,9 +7,14 @@
 //! Uretprobes are fine here: nothing unwinds through these functions and none of them calls back into
 //! the user's code, so nobody takes a backtrace below them.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_get_attach_cookie},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_user,
+        generated::{bpf_get_attach_cookie, bpf_loop},
+    },
     macros::{uprobe, uretprobe},
     programs::ProbeContext,
 };
@@ -18,9 +23,9 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 use crate::{
     atomics,
     emit::{count, emit},
-    holders::{self, Join},
+    holders::{self, Join, Wait},
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
-    polls, registers, threads, unwind, window,
+    polls, registers, scratch, threads, unwind, window,
 };
 
 const DEPTH: u32 = wire::LOCK_DEPTH as u32;
@@ -122,15 +127,48 @@ fn deadline(ctx: &ProbeContext, cookie: u64) -> u64 {
 /// `thread` is the running thread's record.
 #[inline(always)]
 unsafe fn drop_left(thread: *mut wire::Thread, stack_pointer: u64) {
-    for _ in 0..DEPTH {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let depth = (*thread).lock_depth;
-            if depth == 0 || (*frame(thread, depth - 1)).stack_pointer > stack_pointer {
-                return;
-            }
-            pop(thread);
+    if !innermost_is_left(thread, stack_pointer) {
+        return;
+    }
+    let mut leaving = Leaving {
+        thread,
+        stack_pointer,
+    };
+    // Not a `for`: the verifier would walk through all ways of four rounds.
+    // SAFETY: the callback has the type that the helper calls, and `leaving` outlives the call.
+    unsafe {
+        bpf_loop(DEPTH, drop_one as *mut c_void, (&raw mut leaving).cast(), 0);
+    }
+}
+
+/// What `drop_one` is given.
+struct Leaving {
+    thread: *mut wire::Thread,
+    stack_pointer: u64,
+}
+
+/// Removes the innermost slow path if it has been left; returns 1, which ends the loop, if not.
+///
+/// # Safety
+/// `leaving` has the running thread's record.
+unsafe extern "C" fn drop_one(_round: u32, leaving: *mut Leaving) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (thread, stack_pointer) = ((*leaving).thread, (*leaving).stack_pointer);
+        if !innermost_is_left(thread, stack_pointer) {
+            return 1;
         }
+        pop(thread);
+    }
+    0
+}
+
+#[inline(always)]
+fn innermost_is_left(thread: *mut wire::Thread, stack_pointer: u64) -> bool {
+    // SAFETY: the running thread's record.
+    unsafe {
+        let depth = (*thread).lock_depth;
+        depth != 0 && depth <= DEPTH && (*frame(thread, depth - 1)).stack_pointer <= stack_pointer
     }
 }
 
@@ -222,16 +260,18 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
         }
         return;
     }
-    let join = Join::new(
-        wait.lock,
-        wait.operation,
-        wait.waiter_stack,
-        wait.start_ns,
-        at_ns,
-        is_over,
-    );
+    let joined = holders::join(&Wait {
+        lock: wait.lock,
+        waiter_stack: wait.waiter_stack,
+        start_ns: wait.start_ns,
+        end_ns: at_ns,
+        operation: wait.operation,
+        is_recorded: is_over,
+    });
+    // SAFETY: claimed by this program.
+    let join = joined.map(|scratch| unsafe { &(*scratch).join });
     if is_over {
-        aggregate(&key, wait_ns, Some(&join));
+        aggregate(&key, wait_ns, join);
     }
     if key.outcome == wire::OUTCOME_ACQUIRED {
         // SAFETY: the caller's promise.
@@ -253,13 +293,23 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
     {
         // SAFETY: the caller's promise.
         let tid = unsafe { (*thread).tid };
-        emit_wait(&join, &key, tid, wait.start_ns, at_ns, poll_start_ns, 0);
+        emit_wait(join, &key, tid, wait.start_ns, at_ns, poll_start_ns, 0);
+    }
+    if let Some(scratch) = joined {
+        scratch::release(scratch);
     }
 }
 
+const NO_HOLDERS: [wire::WaitHolder; wire::WAIT_HOLDERS] = [wire::WaitHolder {
+    stack: 0,
+    held_ns: 0,
+    tid: 0,
+    zero: 0,
+}; wire::WAIT_HOLDERS];
+
 #[inline(always)]
 fn emit_wait(
-    join: &Join,
+    join: Option<&Join>,
     key: &wire::LockWaitKey,
     tid: u32,
     start_ns: u64,
@@ -278,22 +328,28 @@ fn emit_wait(
         poll_start_ns,
         waiter_stack: key.waiter_stack,
         task,
-        handover_ns: join.handover_ns(),
-        releases: join.releases,
+        handover_ns: join.map_or(at_ns.saturating_sub(start_ns), Join::handover_ns),
+        releases: join.map_or(0, |join| join.releases),
         operation: key.operation,
         outcome: key.outcome,
         zero: 0,
-        holders: join.holders,
+        holders: join.map_or(NO_HOLDERS, |join| join.holders),
     };
     emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
 }
 
-/// A task's wait for a lock of Tokio's has ended with the lock, in a poll of the running thread.
+/// A task's wait for a lock of Tokio's has ended, in a poll of the running thread: with the lock or, as `outcome` says,
+/// without it.
 ///
 /// # Safety
 /// `thread` is the running thread's record.
 #[inline(always)]
-pub unsafe fn task_wait_ended(thread: *mut wire::Thread, wait: &wire::TaskWait, at_ns: u64) {
+pub unsafe fn task_wait_ended(
+    thread: *mut wire::Thread,
+    wait: &wire::TaskWait,
+    at_ns: u64,
+    outcome: u32,
+) {
     let recording = window::get();
     if !window::includes(wait.start_ns) || at_ns > recording.stop_ns {
         return;
@@ -304,21 +360,26 @@ pub unsafe fn task_wait_ended(thread: *mut wire::Thread, wait: &wire::TaskWait, 
         lock: wait.semaphore,
         waiter_stack: wait.waiter_stack,
         operation: wire::LOCK_TOKIO_ACQUIRE,
-        outcome: wire::OUTCOME_ACQUIRED,
+        outcome,
     };
-    let join = Join::new(
-        key.lock,
-        key.operation,
-        key.waiter_stack,
-        wait.start_ns,
-        at_ns,
-        true,
-    );
-    aggregate(&key, wait_ns, Some(&join));
+    let joined = holders::join(&Wait {
+        lock: key.lock,
+        waiter_stack: key.waiter_stack,
+        start_ns: wait.start_ns,
+        end_ns: at_ns,
+        operation: key.operation,
+        is_recorded: true,
+    });
+    // SAFETY: claimed by this program.
+    let join = joined.map(|scratch| unsafe { &(*scratch).join });
+    aggregate(&key, wait_ns, join);
     if wait_ns >= config::threshold_ns() {
         // SAFETY: the caller's promise.
         let tid = unsafe { (*thread).tid };
-        emit_wait(&join, &key, tid, wait.start_ns, at_ns, 0, wait.task);
+        emit_wait(join, &key, tid, wait.start_ns, at_ns, 0, wait.task);
+    }
+    if let Some(scratch) = joined {
+        scratch::release(scratch);
     }
 }
 

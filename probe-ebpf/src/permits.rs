@@ -1,6 +1,7 @@
 //! Tokio's own locks: its `Mutex`, `RwLock` and `Semaphore` are permits of one `batch_semaphore`. A task acquires them by
 //! polling an `Acquire`, which is pending while the task waits, on whatever thread it is polled; whoever gives permits
-//! back calls `add_permits_locked`, whether anybody waits or not. So every acquisition and every release is seen.
+//! back calls `add_permits_locked`, whether anybody waits or not. So every release is seen, and every acquisition but
+//! those by `try_lock`. Of these it is known that they came before anybody was in the queue: the semaphore is fair.
 //!
 //! ```text
 //!   poll of Acquire: pending ......... (other tasks run) ......... poll of Acquire: ready     add_permits_locked
@@ -21,7 +22,7 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 use crate::{
     atomics,
     emit::count,
-    holders::{self, Held},
+    holders::{self, Held, LockState},
     locks,
     maps::{PERMITS, TASK_WAITS, config},
     polls, registers, threads, unwind,
@@ -110,7 +111,7 @@ pub fn acquire_return(ctx: RetProbeContext) -> u32 {
             PENDING => {}
             READY_OK => acquired(thread, &call, at_ns),
             // The semaphore was closed.
-            _ => give_up(&call),
+            _ => leave(&call),
         }
     }
     0
@@ -145,6 +146,13 @@ unsafe fn wait(thread: *mut wire::Thread, call: &wire::AcquireCall, cookie: u64)
             if (*state).acquire_stack == 0 {
                 (*state).acquire_stack = wait.waiter_stack;
             }
+            // A release meanwhile may have been for this one already.
+            if (*state).released_ns < call.start_ns {
+                if (*state).queued == 0 {
+                    (*state).locked_since_ns = crate::now();
+                }
+                (*state).queued += 1;
+            }
         }
     }
 }
@@ -162,9 +170,9 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
         if wait.semaphore == call.semaphore {
             waiter_stack = wait.waiter_stack;
             // SAFETY: the caller's promise.
-            unsafe { locks::task_wait_ended(thread, &wait, at_ns) };
+            unsafe { locks::task_wait_ended(thread, &wait, at_ns, wire::OUTCOME_ACQUIRED) };
         }
-        give_up(call);
+        leave(call);
     }
     let key = key(thread, call.semaphore);
     // SAFETY: map values, and the running thread's record.
@@ -203,12 +211,52 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
 
 /// The `Acquire` does not wait any more.
 #[inline(always)]
-fn give_up(call: &wire::AcquireCall) {
+fn leave(call: &wire::AcquireCall) {
     if TASK_WAITS.remove(call.acquire).is_ok()
         && let Some(state) = holders::known(call.semaphore)
     {
         // SAFETY: a map value.
         unsafe { holders::one_less(state) };
+    }
+}
+
+/// An `Acquire` is dropped: behind its permits, or before they came.
+#[uprobe]
+pub fn acquire_dropped(ctx: ProbeContext) -> u32 {
+    let acquire = registers::argument(&ctx, 0);
+    let Some(wait) = TASK_WAITS.get_ptr(acquire) else {
+        return 0;
+    };
+    let Some(thread) = threads::current_or_new() else {
+        return 0;
+    };
+    // SAFETY: map values, and the running thread's record.
+    unsafe {
+        let wait = *wait;
+        locks::task_wait_ended(thread, &wait, crate::now(), wire::OUTCOME_TIMED_OUT);
+        if TASK_WAITS.remove(acquire).is_ok()
+            && let Some(state) = holders::known(wait.semaphore)
+        {
+            holders::one_less(state);
+            dequeue(state, 1);
+        }
+    }
+    0
+}
+
+/// So many tasks may have left the queue.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+unsafe fn dequeue(state: *mut LockState, tasks: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let queued = (*state).queued.saturating_sub(tasks);
+        (*state).queued = queued;
+        if queued == 0 {
+            (*state).locked_since_ns = 0;
+        }
     }
 }
 
@@ -229,6 +277,11 @@ fn key(thread: *mut wire::Thread, semaphore: u64) -> PermitsKey {
 pub fn permits_released(ctx: ProbeContext) -> u32 {
     let at_ns = crate::now();
     let semaphore = registers::argument(&ctx, 0);
+    let permits_given = registers::argument(&ctx, 1);
+    // A task that was given its permits while it waited calls it so, to be done with the queue.
+    if permits_given == 0 {
+        return 0;
+    }
     let Some(thread) = threads::current_or_new() else {
         return 0;
     };
@@ -239,48 +292,65 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
     let key = key(thread, semaphore);
     // SAFETY: map values, and the running thread's record.
     unsafe {
+        let permits = PERMITS.get_ptr_mut(key);
+        let since_ns = match permits {
+            Some(permits) => (*permits).acquired_ns,
+            // By `try_lock`, and so before the queue began.
+            None if (*state).matched != 0 && (*state).queued != 0 => (*state).locked_since_ns,
+            None => 0,
+        };
+        // Before all else is known: the verifier walks through the walk once for each way that leads there.
+        let has_waiters = (*state).sleepers != 0;
+        let is_long = since_ns != 0 && at_ns.saturating_sub(since_ns) >= config::sample_after_ns();
+        let release_stack = if has_waiters || is_long {
+            unwind::user_stack(KIND_UPROBE)
+        } else {
+            0
+        };
+        if has_waiters {
+            holders::remember(state, at_ns, release_stack, (*thread).tid);
+        }
         let mut hold = Held {
             lock: semaphore,
-            since_ns: 0,
+            since_ns,
             at_most_ns: 0,
             acquire_stack: 0,
             name_stack: (*state).acquire_stack,
-            release_stack: 0,
+            release_stack,
             operation: wire::LOCK_TOKIO_ACQUIRE,
             flags: 0,
         };
-        match PERMITS.get_ptr_mut(key) {
+        let poll_start_ns = match polls::innermost(thread) {
+            Some(poll) => (*poll).start_ns,
+            None => 0,
+        };
+        match permits {
             Some(permits) => {
-                hold.since_ns = (*permits).acquired_ns;
+                (*state).matched += 1;
                 hold.acquire_stack = (*permits).acquire_stack;
                 let acquired_in_ns = (*permits).poll_start_ns;
+                if acquired_in_ns != 0 && poll_start_ns != 0 && poll_start_ns != acquired_in_ns {
+                    hold.flags |= wire::HOLD_ACROSS_AWAIT;
+                }
                 // Of several at once it is not known which one this is: the last one is the shortest.
                 if (*permits).count == 1 {
-                    hold.at_most_ns = at_ns.saturating_sub(hold.since_ns);
+                    hold.at_most_ns = at_ns.saturating_sub(since_ns);
                     hold.flags |= wire::HOLD_EXACT;
                     let _ = PERMITS.remove(key);
                 } else {
                     (*permits).count -= 1;
                 }
-                if let Some(poll) = polls::innermost(thread)
-                    && acquired_in_ns != 0
-                    && (*poll).start_ns != acquired_in_ns
-                {
+            }
+            None if since_ns != 0 => {
+                if poll_start_ns > since_ns {
                     hold.flags |= wire::HOLD_ACROSS_AWAIT;
                 }
             }
             None => count(wire::COUNTER_TASK_RELEASES_UNMATCHED),
         }
-        let has_waiters = (*state).sleepers != 0;
-        let is_long =
-            hold.since_ns != 0 && at_ns.saturating_sub(hold.since_ns) >= config::sample_after_ns();
-        if has_waiters || is_long {
-            hold.release_stack = unwind::user_stack(KIND_UPROBE);
-        }
-        if has_waiters {
-            holders::remember(state, at_ns, hold.release_stack, (*thread).tid);
-        }
-        if hold.since_ns != 0 {
+        (*state).released_ns = at_ns;
+        dequeue(state, permits_given);
+        if since_ns != 0 {
             holders::ended(thread, &hold, at_ns);
         }
     }

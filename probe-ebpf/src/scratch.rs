@@ -1,4 +1,4 @@
-//! Room to work in for a walk: larger than a BPF stack.
+//! Room to work in, for a walk or a join: larger than a BPF stack.
 //!
 //! A program can be interrupted on its CPU by another one (a uprobe by the CPU clock, or, as uprobe programs
 //! can be preempted, by another thread's uprobe), so each CPU has room for several, and whoever works in one
@@ -6,7 +6,7 @@
 
 use holdup_probe_ebpf::wire;
 
-use crate::{atomics, maps::SCRATCH, unwind::Walk};
+use crate::{atomics, holders::Join, maps::SCRATCH, unwind::Walk};
 
 /// How many programs can work on one CPU at a time.
 pub const SLOTS: u32 = 4;
@@ -30,6 +30,8 @@ pub struct Scratch {
     pub registers: [u64; REGISTERS],
     /// A piece of its stack.
     pub words: [u64; WORDS],
+    /// A wait that is joined to its holders.
+    pub join: Join,
 }
 
 /// Claims room; None when all is taken.

@@ -71,6 +71,8 @@ pub enum UprobeProgram {
     AcquireEnter,
     /// It answers.
     AcquireReturn,
+    /// It is dropped.
+    AcquireDropped,
     /// Permits are given back.
     PermitsReleased,
 }
@@ -86,6 +88,7 @@ impl UprobeProgram {
             UprobeProgram::PollHandoff => "poll_handoff",
             UprobeProgram::AcquireEnter => "acquire_enter",
             UprobeProgram::AcquireReturn => "acquire_return",
+            UprobeProgram::AcquireDropped => "acquire_dropped",
             UprobeProgram::PermitsReleased => "permits_released",
         }
     }
@@ -98,7 +101,9 @@ impl UprobeProgram {
             UprobeProgram::PollEnter => "polls",
             UprobeProgram::PollExit => "ends of polls",
             UprobeProgram::PollHandoff => "hand-offs of block_in_place",
-            UprobeProgram::AcquireEnter | UprobeProgram::AcquireReturn => "tasks' lock waits",
+            UprobeProgram::AcquireEnter
+            | UprobeProgram::AcquireReturn
+            | UprobeProgram::AcquireDropped => "tasks' lock waits",
             UprobeProgram::PermitsReleased => "tasks' holds",
         }
     }
@@ -424,6 +429,7 @@ mod tests {
             UprobeProgram::PollHandoff,
             UprobeProgram::AcquireEnter,
             UprobeProgram::AcquireReturn,
+            UprobeProgram::AcquireDropped,
             UprobeProgram::PermitsReleased,
         ] {
             if let Err(error) =

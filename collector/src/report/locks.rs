@@ -81,7 +81,8 @@ fn lock_entry(
     stacks: &Stacks,
     named: &mut BTreeSet<StackId>,
 ) -> LockEntry {
-    let (mut places, mut types) = (Places::default(), ToldTypes::default());
+    let family = family(kind);
+    let (mut places, mut types) = (Places::default(), ToldTypes::new(family));
     let ended = waits.ended.iter().map(|e| (e.waiter_stack, e.total));
     let still_waiting = waits.still_waiting.iter();
     let still_waiting = still_waiting.map(|w| (w.waiter_stack, w.end.since(w.start)));
@@ -98,12 +99,11 @@ fn lock_entry(
         }
         types.add(stacks, place, Nanos(1));
     }
-    let (family, shape) = family_and_shape(kind, types.shape());
     let (holds, across_await, locked_at_poll_end) = holds_of(waits);
     let mut entry = LockEntry {
         address: hex(address.0),
         family,
-        kind: shape,
+        kind: shape(kind, types.shape()),
         name: String::new(),
         protects: types.protects(),
         acquired_at: places.heaviest(),
@@ -133,14 +133,20 @@ fn lock_entry(
     entry
 }
 
-/// A semaphore of Tokio's is whatever the stacks say, if they do.
-fn family_and_shape(kind: LockKind, told: Option<LockShape>) -> (LockFamily, LockShape) {
+fn family(kind: LockKind) -> LockFamily {
     match kind {
-        LockKind::Mutex | LockKind::Condvar => (LockFamily::ParkingLot, LockShape::Mutex),
-        LockKind::RwLock => (LockFamily::ParkingLot, LockShape::RwLock),
-        LockKind::StdMutex => (LockFamily::Std, LockShape::Mutex),
-        LockKind::StdRwLock => (LockFamily::Std, LockShape::RwLock),
-        LockKind::TokioSemaphore => (LockFamily::Tokio, told.unwrap_or(LockShape::Semaphore)),
+        LockKind::Mutex | LockKind::RwLock | LockKind::Condvar => LockFamily::ParkingLot,
+        LockKind::StdMutex | LockKind::StdRwLock => LockFamily::Std,
+        LockKind::TokioSemaphore => LockFamily::Tokio,
+    }
+}
+
+/// A semaphore of Tokio's is whatever the stacks say, if they do.
+fn shape(kind: LockKind, told: Option<LockShape>) -> LockShape {
+    match kind {
+        LockKind::Mutex | LockKind::StdMutex | LockKind::Condvar => LockShape::Mutex,
+        LockKind::RwLock | LockKind::StdRwLock => LockShape::RwLock,
+        LockKind::TokioSemaphore => told.unwrap_or(LockShape::Semaphore),
     }
 }
 

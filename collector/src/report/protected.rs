@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::stacks::Stacks;
-use super::{LockShape, NamedFrame};
+use super::{LockFamily, LockShape, NamedFrame};
 use crate::event::{Nanos, StackId};
 use crate::target::names::arguments;
 
@@ -22,20 +22,30 @@ pub struct Told<'a> {
 
 /// What the stacks of a lock tell, with the time behind each answer. It is one, unless the lock's
 /// memory was used again for another lock.
-#[derive(Default)]
 pub struct ToldTypes {
+    family: LockFamily,
     protects: BTreeMap<String, Nanos>,
     shapes: BTreeMap<LockShape, Nanos>,
 }
 
 impl ToldTypes {
+    /// Of a lock of this family: its stacks can lead through locks of others, that keep its own state.
+    pub fn new(family: LockFamily) -> ToldTypes {
+        ToldTypes {
+            family,
+            protects: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+        }
+    }
+
     /// Adds what the stack of a wait or a release tells.
     pub fn add(&mut self, stacks: &Stacks, stack: Option<StackId>, time: Nanos) {
         let Some(stack) = stacks.get(stack) else {
             return;
         };
         // Innermost first: a lock's method is called by code that may itself be a lock's, of another type.
-        let told = stack.of_poll(None).iter().find_map(|frame| of_frame(frame));
+        let mut frames = stack.of_poll(None).iter();
+        let told = frames.find_map(|frame| of_frame(frame, self.family));
         let Some(told) = told else {
             return;
         };
@@ -64,39 +74,43 @@ fn heaviest<K: Ord>(times: &BTreeMap<K, Nanos>) -> Option<&K> {
 }
 
 /// Functions of these paths tell: which lock they belong to, and which of their type arguments it protects.
-const TELLING: [(&str, LockShape, Option<usize>); 12] = [
-    // All of these have the raw lock in front; a reentrant lock has the way to tell threads apart between.
-    ("lock_api::mutex::", LockShape::Mutex, Some(1)),
-    ("lock_api::remutex::", LockShape::Mutex, Some(2)),
-    ("lock_api::rwlock::", LockShape::RwLock, Some(1)),
-    ("std::sync::poison::mutex::", LockShape::Mutex, Some(0)),
-    ("std::sync::poison::rwlock::", LockShape::RwLock, Some(0)),
-    // Before 1.85.
-    ("std::sync::mutex::", LockShape::Mutex, Some(0)),
-    ("std::sync::rwlock::", LockShape::RwLock, Some(0)),
-    ("tokio::sync::mutex::", LockShape::Mutex, Some(0)),
-    ("tokio::sync::rwlock::", LockShape::RwLock, Some(0)),
-    ("tokio::sync::semaphore::", LockShape::Semaphore, None),
-    ("tokio::sync::mpsc::bounded::", LockShape::Channel, Some(0)),
-    ("tokio::sync::mpsc::chan::", LockShape::Channel, Some(0)),
-];
+const TELLING: [(LockFamily, &str, LockShape, Option<usize>); 12] = {
+    use LockFamily::{ParkingLot, Std, Tokio};
+    use LockShape::{Channel, Mutex, RwLock, Semaphore};
+    [
+        // All of these have the raw lock in front; a reentrant lock has the way to tell threads apart between.
+        (ParkingLot, "lock_api::mutex::", Mutex, Some(1)),
+        (ParkingLot, "lock_api::remutex::", Mutex, Some(2)),
+        (ParkingLot, "lock_api::rwlock::", RwLock, Some(1)),
+        (Std, "std::sync::poison::mutex::", Mutex, Some(0)),
+        (Std, "std::sync::poison::rwlock::", RwLock, Some(0)),
+        // Before 1.85.
+        (Std, "std::sync::mutex::", Mutex, Some(0)),
+        (Std, "std::sync::rwlock::", RwLock, Some(0)),
+        (Tokio, "tokio::sync::mutex::", Mutex, Some(0)),
+        (Tokio, "tokio::sync::rwlock::", RwLock, Some(0)),
+        (Tokio, "tokio::sync::semaphore::", Semaphore, None),
+        (Tokio, "tokio::sync::mpsc::bounded::", Channel, Some(0)),
+        (Tokio, "tokio::sync::mpsc::chan::", Channel, Some(0)),
+    ]
+};
 
-/// What a frame tells, if it is of a method of a lock or its guard.
-fn of_frame(frame: &NamedFrame) -> Option<Told<'_>> {
+/// What a frame tells, if it is of a method of a lock of this family or of its guard.
+fn of_frame(frame: &NamedFrame, wanted: LockFamily) -> Option<Told<'_>> {
     let path = frame.function.trim_start_matches('<');
-    let (module, shape, place) = TELLING
+    let (_, _, shape, place) = TELLING
         .iter()
-        .find(|(module, ..)| path.starts_with(module))?;
+        .find(|(family, module, ..)| *family == wanted && path.starts_with(module))?;
     let told = |protects| Told {
         shape: *shape,
         protects,
     };
     let Some(generics) = frame.generics.as_deref() else {
         // Of parking_lot the frame below it, of the lock itself, knows more.
-        return (!module.starts_with("lock_api")).then(|| told(None));
+        return (wanted != LockFamily::ParkingLot).then(|| told(None));
     };
     let mut all = arguments(generics);
-    if module.starts_with("lock_api") {
+    if wanted == LockFamily::ParkingLot {
         let raw = arguments(generics).next()?;
         if !raw.contains("::raw_") && !raw.contains("::Raw") {
             return None;
@@ -194,11 +208,12 @@ mod tests {
             ),
         ] {
             let frame = frame(function, generics);
-            assert_eq!(
-                of_frame(&frame),
-                Some(Told { shape, protects }),
-                "{function}"
-            );
+            let families = [LockFamily::ParkingLot, LockFamily::Std, LockFamily::Tokio];
+            let told: Vec<Told<'_>> = families
+                .iter()
+                .filter_map(|family| of_frame(&frame, *family))
+                .collect();
+            assert_eq!(told, [Told { shape, protects }], "{function}");
         }
         for (function, generics) in [
             ("app::lock", Some(mutex)),
@@ -210,7 +225,8 @@ mod tests {
             ("lock_api::mutex::Mutex<R,T>::lock", Some("")),
             ("lock_api::mutex::Mutex<R,T>::lock", None),
         ] {
-            assert_eq!(of_frame(&frame(function, generics)), None, "{function}");
+            let frame = frame(function, generics);
+            assert_eq!(of_frame(&frame, LockFamily::ParkingLot), None, "{function}");
         }
     }
 }

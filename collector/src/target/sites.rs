@@ -126,6 +126,8 @@ pub struct AttachPlan {
     pub slow_unlocks: Vec<SlowUnlock>,
     /// Where tasks wait for Tokio's locks.
     pub acquires: Vec<Acquire>,
+    /// Where they give up.
+    pub acquire_drops: Vec<Site>,
     /// Where Tokio's locks are released.
     pub permit_releases: Vec<Site>,
     /// Where `block_in_place` is seen to hand a worker's core off.
@@ -275,6 +277,7 @@ impl AttachPlan {
             slow_paths: Vec::new(),
             slow_unlocks: Vec::new(),
             acquires: Vec::new(),
+            acquire_drops: Vec::new(),
             permit_releases: Vec::new(),
             handoffs: Vec::new(),
             dwarf: described,
@@ -416,6 +419,7 @@ impl AttachPlan {
                         },
                     )),
                 },
+                Role::DropAcquire => self.acquire_drops.push(site),
                 Role::ReleasePermits => self.permit_releases.push(site),
                 Role::Poll | Role::Handoff => {}
             }
@@ -478,7 +482,9 @@ impl AttachPlan {
         match family {
             Family::Polls => self.polls.len(),
             Family::BlockInPlace => self.handoffs.len(),
-            Family::TokioSync => self.acquires.len() + self.permit_releases.len(),
+            Family::TokioSync => {
+                self.acquires.len() + self.acquire_drops.len() + self.permit_releases.len()
+            }
             Family::Mutex
             | Family::Rwlock
             | Family::Condvar

@@ -20,6 +20,7 @@ pub enum Role {
     SlowPath { operation: u32 },
     SlowUnlock { operation: u32 },
     Acquire,
+    DropAcquire,
     ReleasePermits,
     Handoff,
 }
@@ -32,7 +33,7 @@ impl Role {
             Role::SlowPath { operation } | Role::SlowUnlock { operation } => {
                 Family::of_operation(operation)
             }
-            Role::Acquire | Role::ReleasePermits => Family::TokioSync,
+            Role::Acquire | Role::DropAcquire | Role::ReleasePermits => Family::TokioSync,
             Role::Handoff => Family::BlockInPlace,
         }
     }
@@ -170,6 +171,11 @@ pub(super) const WANTED: &[Wanted] = &[
         "<tokio::sync::batch_semaphore::Acquire as core::future::future::Future>::poll",
         "Acquire::poll",
         Role::Acquire,
+    ),
+    wanted(
+        "<tokio::sync::batch_semaphore::Acquire as core::ops::drop::Drop>::drop",
+        "Acquire::drop",
+        Role::DropAcquire,
     ),
     wanted(
         "tokio::sync::batch_semaphore::Semaphore::add_permits_locked",
