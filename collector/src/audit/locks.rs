@@ -163,7 +163,18 @@ impl LockRow {
 /// Inside of the runtime, or of a library without any code of the user's around it.
 pub fn is_the_runtimes(lock: &LockTypeEntry) -> bool {
     // What the user puts into a lock of their own.
-    const HANDED_OUT: [&str; 3] = ["tokio::sync::", "tokio::net::", "tokio::task::"];
+    const HANDED_OUT: [&str; 10] = [
+        "tokio::net::",
+        "tokio::sync::broadcast::Receiver",
+        "tokio::sync::broadcast::Sender",
+        "tokio::sync::mpsc::",
+        "tokio::sync::mutex::",
+        "tokio::sync::notify::Notify",
+        "tokio::sync::oneshot::",
+        "tokio::sync::watch::Receiver",
+        "tokio::sync::watch::Sender",
+        "tokio::task::",
+    ];
     let is_tokios = lock.protects.as_ref().is_some_and(|protects| {
         protects.starts_with("tokio::")
             && !HANDED_OUT.iter().any(|module| protects.starts_with(module))
@@ -199,10 +210,11 @@ fn seen(locks: &[&LockTypeEntry], report: &Report) -> Option<SeenLocks> {
         .filter_map(|lock| lock.protects.clone())
         .collect();
     protects.dedup();
-    let too_long = report
-        .holds
-        .iter()
-        .filter(|hold| hold.at_least_ns > TOO_LONG && instances.contains(hold.lock.as_str()));
+    let too_long = report.holds.iter().filter(|hold| {
+        hold.at_least_ns > TOO_LONG
+            && LockFamily::of(hold.operation) == first.family
+            && instances.contains(hold.lock.as_str())
+    });
     let site = first.acquired_at.as_ref();
     Some(SeenLocks {
         name: first.name.clone(),

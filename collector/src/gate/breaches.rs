@@ -77,9 +77,46 @@ struct Broken {
     certainty: Certainty,
 }
 
-/// Without the time for which the machine had no CPU.
-fn own_time(poll: &LongPollEntry) -> Nanos {
-    poll.duration_ns.saturating_sub(poll.anatomy.run_queue_ns)
+/// Without the time for which the machine had no CPU, and without what holdup's own probes made it wait: a trap can wait
+/// for the process's memory map, before the poll's first instruction or behind its last one.
+fn own_time(report: &Report, poll: &LongPollEntry) -> Nanos {
+    let in_a_trap: Nanos = poll
+        .shares
+        .iter()
+        .filter(|share| share.activity == Activity::Sleep)
+        .filter(|share| {
+            let stack = share.stack.as_deref();
+            stack.is_some_and(|stack| !is_inside_the_poll(report, stack))
+        })
+        .map(|share| share.time_ns)
+        .sum();
+    poll.duration_ns
+        .saturating_sub(poll.anatomy.run_queue_ns)
+        .saturating_sub(in_a_trap)
+}
+
+/// Whether any code but the runtime's stands inside of the innermost poll. A stack that was cut before it says nothing against
+/// that.
+fn is_inside_the_poll(report: &Report, stack: &str) -> bool {
+    const POLL: &str = "tokio::runtime::task::raw::poll";
+    let frames: Vec<&NamedFrame> = report
+        .stacks
+        .get(stack)
+        .into_iter()
+        .flatten()
+        .filter_map(|&n| report.frames.get(n))
+        .collect();
+    let poll = frames
+        .iter()
+        .position(|frame| frame.function.starts_with(POLL));
+    let inside = &frames[..poll.unwrap_or(0)];
+    let is_somebodys = |frame: &&NamedFrame| {
+        !matches!(
+            frame.origin,
+            Origin::Runtime | Origin::Std | Origin::Kernel | Origin::Lock
+        )
+    };
+    poll.is_none() || inside.iter().any(is_somebodys)
 }
 
 fn is_proven(certainty: Certainty) -> bool {
@@ -89,24 +126,24 @@ fn is_proven(certainty: Certainty) -> bool {
 fn long_polls(report: &Report, most: Nanos) -> Vec<Broken> {
     let mut by_place: BTreeMap<(&str, Option<String>), Vec<&LongPollEntry>> = BTreeMap::new();
     for poll in &report.long_polls {
-        if own_time(poll) > most && is_proven(poll.certainty) && !poll.unclassified {
+        if own_time(report, poll) > most && is_proven(poll.certainty) && !poll.unclassified {
             let key = (poll.task_name.as_str(), place_of_poll(report, poll));
             by_place.entry(key).or_default().push(poll);
         }
     }
     let broken = by_place.into_iter().filter_map(|((task, place), polls)| {
-        let longest = polls.iter().max_by_key(|poll| own_time(poll))?;
+        let longest = polls.iter().max_by_key(|poll| own_time(report, poll))?;
         Some(Broken {
             sentence: format!(
                 "`{task}` held its thread up for {} in {}; the longest took {} of its own{}.",
-                duration(polls.iter().map(|poll| own_time(poll)).sum()),
+                duration(polls.iter().map(|poll| own_time(report, poll)).sum()),
                 count(polls.len() as u64, "poll"),
-                bounded(own_time(longest), longest.certainty),
+                bounded(own_time(report, longest), longest.certainty),
                 parts(&longest.anatomy),
             ),
             place,
             count: polls.len() as u64,
-            longest: own_time(longest),
+            longest: own_time(report, longest),
             certainty: longest.certainty,
         })
     });
@@ -136,7 +173,7 @@ fn place_of_poll(report: &Report, poll: &LongPollEntry) -> Option<String> {
     let heaviest = poll
         .shares
         .iter()
-        .filter(|share| share.activity != Activity::RunQueue && share.stack.is_some())
+        .filter(|share| share.activity != Activity::RunQueue)
         .max_by_key(|share| share.time_ns)?;
     place(report, heaviest.stack.as_deref()?)
 }
@@ -159,14 +196,15 @@ fn is_lock(lock: &LockEntry) -> bool {
 
 /// Holds by lock and place.
 fn holds(report: &Report, breaks: impl Fn(&HoldEntry, &LockEntry) -> bool) -> Vec<Broken> {
-    let locks: BTreeMap<&str, &LockEntry> = report
+    let locks: BTreeMap<(LockFamily, &str), &LockEntry> = report
         .locks
         .iter()
-        .map(|lock| (lock.address.as_str(), lock))
+        .map(|lock| ((lock.family, lock.address.as_str()), lock))
         .collect();
     let mut by_place: BTreeMap<(&str, Option<String>), Vec<&HoldEntry>> = BTreeMap::new();
     for hold in &report.holds {
-        let Some(lock) = locks.get(hold.lock.as_str()) else {
+        let key = (LockFamily::of(hold.operation), hold.lock.as_str());
+        let Some(lock) = locks.get(&key) else {
             continue;
         };
         if breaks(hold, lock) {
@@ -263,16 +301,16 @@ fn stuck(report: &Report) -> Vec<Broken> {
     let polls = report
         .long_polls
         .iter()
-        .filter(|poll| poll.certainty == Certainty::LowerBound && own_time(poll) >= STUCK)
+        .filter(|poll| poll.certainty == Certainty::LowerBound && own_time(report, poll) >= STUCK)
         .map(|poll| Broken {
             sentence: format!(
                 "A poll of `{}` had not ended after {}.",
                 poll.task_name,
-                duration(own_time(poll))
+                duration(own_time(report, poll))
             ),
             place: place_of_poll(report, poll),
             count: 1,
-            longest: own_time(poll),
+            longest: own_time(report, poll),
             certainty: Certainty::LowerBound,
         });
     let waits = report

@@ -107,9 +107,17 @@ fn a_limit_is_broken() {
         "contention (pid ",
     ]);
     assert_eq!(folders.len(), 1, "{}", run.stderr);
+    // Nearly all: on a shared machine a hypervisor can take the CPU away anywhere.
+    let polls_at = |is_there: &dyn Fn(&str) -> bool| -> u64 {
+        let there = breaches
+            .iter()
+            .filter(|breach| is_there(breach["place"].as_str().unwrap_or("")));
+        there.filter_map(|breach| breach["count"].as_u64()).sum()
+    };
+    let crypto = polls_at(&|place| place.contains("contention::handshake::"));
+    let all = polls_at(&|_| true);
+    assert!(crypto >= 10 && crypto * 10 >= all * 9, "{breaches:#?}");
     for breach in &breaches {
-        let place = breach["place"].as_str().expect("a place is known");
-        assert!(place.contains("contention::handshake::"), "{place}");
         assert!(breach["longest_ns"].as_u64() > Some(5_000_000));
     }
     // The first instruction was not missed: the polls of the first tenth of a second are there.
@@ -120,6 +128,40 @@ fn a_limit_is_broken() {
         .filter_map(|poll| poll["start_ns"].as_u64())
         .min();
     assert!(first < Some(100_000_000), "the first poll is at {first:?}");
+}
+
+/// What was seen of holds breaks limits too: one that is long, and one across an await, of Tokio's locks only if
+/// asked for.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn locks_held_too_long_or_across_an_await() {
+    let scenario = |names: &str| contention(&["--scenario", names, "--seconds", "4"]);
+    let limits = ["--fail-on", "held-across-await", "--fail-on", "hold>5ms"];
+    let ran = Ran::of(
+        &limits,
+        scenario("parking-lot-across-await,std-across-await"),
+    );
+    let breaches = ran.breaches();
+    ran.run.expect_code(exit_code::LIMIT_BROKEN);
+    let of = |limit: &str, family: &str| {
+        let breaks = |breach: &&Value| {
+            let sentence = breach["sentence"].as_str().expect("a sentence");
+            breach["limit"] == limit && sentence.contains(family)
+        };
+        breaches.iter().filter(breaks).count()
+    };
+    for limit in ["held-across-await", "hold>5ms"] {
+        for family in ["(parking_lot)", "(std)"] {
+            assert!(of(limit, family) > 0, "{limit} {family}: {breaches:#?}");
+        }
+    }
+
+    let what = scenario("tokio-across-await");
+    Ran::of(&limits[..2], &what).run.expect_code(0);
+    Ran::of(&["--fail-on", "held-across-await=any"], &what)
+        .run
+        .expect_code(exit_code::LIMIT_BROKEN)
+        .expect_error(&["across an await", "(tokio)"]);
 }
 
 /// Time in the run queue is the machine's: polls that computed for less than the limit pass, however long they waited

@@ -1,5 +1,6 @@
 //! Limits, held against the same recording.
 
+use holdup::event::LockOperation;
 use holdup::gate::{Breach, Limit, breaches};
 use holdup::report::{Certainty, LockFamily, LockShape, Report};
 
@@ -82,6 +83,7 @@ fn holds() {
     for lock in &mut report.locks {
         lock.family = LockFamily::Tokio;
     }
+    report.holds[0].operation = LockOperation::TokioAcquire;
     assert_eq!(broken(&report, &["held-across-await"]), []);
     assert_eq!(broken(&report, &["held-across-await=any"]).len(), 1);
     // A permit that is kept is no lock that is held.
@@ -117,4 +119,20 @@ fn several_limits() {
     let limits: Vec<&str> = found.iter().map(|breach| breach.limit.as_str()).collect();
     assert_eq!(limits, ["wait>5ms", "poll>30ms"]);
     assert!(found.iter().all(|breach| breach.pid == report.capture.pid));
+}
+
+/// Sleep in which no code but the runtime's was inside the poll is what a probe's trap waited for.
+#[test]
+fn sleep_of_a_trap() {
+    let mut report = whole();
+    report.long_polls[2].certainty = Certainty::Exact;
+    assert_eq!(broken(&report, &["poll>29ms"]).len(), 2);
+    let poll = |report: &Report, n: &usize| report.frames[*n].function.contains("raw::poll");
+    let stack = report.stacks["0x6"].clone();
+    let at = stack
+        .iter()
+        .position(|n| poll(&report, n))
+        .expect("it is of a poll");
+    report.stacks.insert("0x6".to_owned(), stack[at..].to_vec());
+    assert_eq!(longest(&broken(&report, &["poll>29ms"])), [38_000_000]);
 }
