@@ -17,6 +17,7 @@ pub mod probe;
 pub mod record;
 pub mod render;
 pub mod report;
+pub mod stuck;
 pub mod symbolize;
 pub mod target;
 pub mod unwind;

@@ -9,6 +9,8 @@
 //! interpreted here; the report is made from the file, by the same code that reads it on another machine.
 #![forbid(unsafe_code)]
 
+mod stuck;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
@@ -21,15 +23,19 @@ use crate::capture::{
     CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
     UnwindTables, Writer,
 };
+use crate::classify::{Origin, Rules};
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
+use crate::stuck::StuckNews;
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
 use crate::target::{
-    AttachPlan, DebugSearch, DebugSources, Family, Modules, Process, Site, TargetError,
+    AttachPlan, DebugSearch, DebugSources, Family, FastPath, Modules, Process, Site, TargetError,
+    fast_paths,
 };
-use crate::unwind::Tables;
+use crate::unwind::{Kept, KeptBeside, Tables};
 use holdup_probe_ebpf::wire;
+use stuck::StuckThreads;
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -42,6 +48,10 @@ pub struct Options {
     pub probes: probe::Config,
     /// Where debug information may be.
     pub debug_sources: DebugSources,
+    /// See also locks that nobody waits for: a probe in every fast path that debug information tells of.
+    pub uncontended: bool,
+    /// A thread that waits for one lock for so long is stuck.
+    pub stuck_after: Nanos,
     /// The target is held before its first instruction, and `started` lets it go.
     pub from_first_instruction: bool,
 }
@@ -68,6 +78,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the records so far are handed to the system.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the threads that sleep are looked at: that often a thread can be told of that became stuck.
+pub const LOOK_FOR_STUCK_EVERY: Duration = KEEP_EVERY;
 
 /// Why there is no capture.
 #[derive(Debug, Error)]
@@ -101,13 +114,13 @@ pub enum RecordError {
     },
 }
 
-/// Records until the time is over, `interrupted` resolves, or the target ends. `started` is told once
-/// the recording has begun and how long attaching took.
+/// Records until the time is over, `interrupted` resolves, or the target ends. `tell` is told what a person who
+/// waits wants to know at once.
 pub async fn record(
     process: &Process,
     options: &Options,
     interrupted: impl Future<Output = ()>,
-    started: impl FnOnce(&Started),
+    mut tell: impl FnMut(News<'_>),
 ) -> Result<(), RecordError> {
     let search = DebugSearch::new(process, &options.debug_sources);
     let plan = process.plan(&search)?;
@@ -124,11 +137,19 @@ pub async fn record(
         recording.warm_up().await?;
         first_looks = &[];
     }
-    started(&recording.begin()?);
+    tell(News::Started(recording.begin()?));
     let reason = recording
-        .run(options.duration, first_looks, interrupted)
+        .run(options.duration, first_looks, interrupted, &mut tell)
         .await?;
     recording.finish(reason)
+}
+
+/// What the person is told while it is recorded.
+pub enum News<'a> {
+    /// The recording has begun.
+    Started(Started),
+    /// Threads are stuck.
+    Stuck(StuckNews<'a>),
 }
 
 /// What the person is told when the recording begins.
@@ -155,6 +176,10 @@ struct Recording<'a> {
     search: &'a DebugSearch,
     /// For the kernel side to walk stacks with.
     tables: Tables,
+    /// The same tables, for stacks of threads that sleep.
+    kept: Kept,
+    /// None where this kernel does not show threads that sleep.
+    stuck: Option<StuckThreads>,
     sought_in_vain: Option<Instant>,
     execed: bool,
 }
@@ -168,13 +193,18 @@ impl<'a> Recording<'a> {
     ) -> Result<Self, RecordError> {
         let config = &options.probes;
         let modules = process.modules()?;
-        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
+        let mut symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
         let began = Instant::now();
         let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
         let records = probes.records()?;
         // Before any probe can ask for a stack.
         let mut tables = Tables::default();
-        tables.update(&mut probes, process, &modules)?;
+        let mut kept = Kept::default();
+        let mut both = KeptBeside {
+            kernel: &mut probes,
+            kept: &mut kept,
+        };
+        tables.update(&mut both, process, &modules)?;
         for (site, poll) in plan.polls.iter().enumerate() {
             probes.set_site_class(site as u32, class_code(poll.class))?;
         }
@@ -188,7 +218,12 @@ impl<'a> Recording<'a> {
         let meta = meta(process, plan, config);
         // Ends before starts.
         let return_sites = attach_expected_returns(&mut probes, plan);
-        let families = attach(&mut probes, process, plan, config)?;
+        let mut families = attach(&mut probes, process, plan, config)?;
+        if options.uncontended {
+            families.push(attach_fast_paths(&mut probes, plan, &mut symbolizer));
+        }
+        let (stuck, family) = StuckThreads::look_out(&mut probes, process, options.stuck_after);
+        families.push(family);
         // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
         let writer = Writer::create(&options.capture, &meta)?;
         let mut recording = Recording {
@@ -203,6 +238,8 @@ impl<'a> Recording<'a> {
             symbolizer,
             search,
             tables,
+            kept,
+            stuck,
             sought_in_vain: None,
             execed: false,
         };
@@ -263,6 +300,7 @@ impl<'a> Recording<'a> {
         duration: Option<Duration>,
         mut first_looks: &[Duration],
         interrupted: impl Future<Output = ()>,
+        tell: &mut impl FnMut(News<'_>),
     ) -> Result<EndReason, RecordError> {
         let began = tokio::time::Instant::now();
         let mut target_ended = self
@@ -295,6 +333,7 @@ impl<'a> Recording<'a> {
                     self.writer.flush()?;
                     // A library that took the place of another one is not missed by any stack.
                     self.look_at_mappings();
+                    self.look_for_stuck(tell);
                 }
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
@@ -359,8 +398,11 @@ impl<'a> Recording<'a> {
         let Ok(modules) = self.process.modules() else {
             return false;
         };
-        let probes = &mut self.probes;
-        let updated = self.tables.update(probes, self.process, &modules);
+        let mut both = KeptBeside {
+            kernel: &mut self.probes,
+            kept: &mut self.kept,
+        };
+        let updated = self.tables.update(&mut both, self.process, &modules);
         let is_new = updated.unwrap_or_else(|error| {
             tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
             false
@@ -403,6 +445,10 @@ impl<'a> Recording<'a> {
 
     /// Everything off, then everything that the maps hold into the file.
     fn finish(mut self, reason: EndReason) -> Result<(), RecordError> {
+        // What it finds now is in the report. Another program's threads are nobody's.
+        if reason != EndReason::TargetExeced {
+            self.look_for_stuck(&mut |_| {});
+        }
         let stop = probe::now();
         self.probes.set_window(wire::Window {
             start_ns: self.meta.start.0,
@@ -416,7 +462,10 @@ impl<'a> Recording<'a> {
         let detach = Nanos(self.probes.detach().as_nanos() as u64);
         self.drain()?;
 
-        let stacks = self.probes.stacks()?;
+        let mut stacks = self.probes.stacks()?;
+        let stuck = self.stuck.take().map(StuckThreads::into_found);
+        let stuck = stuck.unwrap_or_default();
+        stacks.extend(stuck.stacks.into_iter().map(|(id, stack)| (id.0, stack)));
         let poll_sites = self.poll_sites()?;
         // Libraries may have been loaded meanwhile; of a target that is gone, the files that were opened at
         // the start remain.
@@ -446,6 +495,7 @@ impl<'a> Recording<'a> {
             stacks,
             counters: self.probes.counters()?,
             threads,
+            stuck: stuck.waits,
             symbols,
             end: End {
                 at: stop,
@@ -633,6 +683,76 @@ fn attach(
         }
     }
     Ok(families)
+}
+
+/// Puts probes into the fast paths of locks, but for those of the runtime's own, which are taken for every task. A failure
+/// costs these, not the recording.
+fn attach_fast_paths(
+    probes: &mut Probes,
+    plan: &AttachPlan,
+    symbolizer: &mut ProcessSymbolizer<'_>,
+) -> ProbeFamily {
+    let mut family = ProbeFamily {
+        name: "uncontended".to_owned(),
+        attached: 0,
+        found: 0,
+        missing: Vec::new(),
+    };
+    let mut miss = |what: &str, why: String| {
+        family.missing.push(MissingProbe {
+            what: what.to_owned(),
+            why,
+        });
+    };
+    let found = match fast_paths::find(&plan.binary) {
+        Ok(found) => found,
+        Err(error) => {
+            miss("fast paths of locks", error.to_string());
+            return family;
+        }
+    };
+    if found.places.is_empty() {
+        let why = "no debug information tells where they were inlined to (x86-64 only)".to_owned();
+        miss("fast paths of locks", why);
+        return family;
+    }
+    if found.not_understood > 0 {
+        let what = format!("{} fast paths of locks", found.not_understood);
+        miss(&what, "their instructions are not understood".to_owned());
+    }
+    let rules = Rules::embedded();
+    let names = symbolizer.symbolize(found.places.iter().map(|path| path.site.address));
+    let is_wanted = |path: &FastPath| {
+        let frames = names.frames.get(&path.site.address);
+        let frames = || frames.into_iter().flatten();
+        // What a condvar does with its mutex is seen at its own probes.
+        if frames().any(|frame| frame.function.contains("parking_lot::condvar::")) {
+            return false;
+        }
+        let origins = frames().map(|frame| rules.classify(frame).origin);
+        let mut users = origins.filter(|origin| !matches!(origin, Origin::Lock | Origin::Std));
+        users.next() != Some(Origin::Runtime)
+    };
+    let wanted = found.places.iter().filter(|path| is_wanted(path));
+    let points: Vec<UprobePoint> = wanted.map(|path| point(&path.site, path.cookie)).collect();
+    family.found = points.len() as u32;
+    let result = match plan.file() {
+        _ if !probes.has_uprobe_multi() => {
+            Err("each of so many probes takes 0.1 s to remove on this kernel".to_owned())
+        }
+        Ok(file) => probes
+            .attach_uprobes(UprobeProgram::FastPath, file, &points)
+            .map_err(|error| error.to_string()),
+        Err(why) => Err(why.to_owned()),
+    };
+    match result {
+        Ok(()) => family.attached = family.found,
+        Err(why) => family.missing.push(MissingProbe {
+            what: UprobeProgram::FastPath.what().to_owned(),
+            why,
+        }),
+    }
+    family
 }
 
 /// Puts probes where polls can be expected to return to. A failure costs the ends of the first polls from

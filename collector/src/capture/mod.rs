@@ -28,6 +28,7 @@ use crate::event::{
     CodeAddr, Event, HoldTotals, LockWaitTotals, Nanos, PairTotals, Pid, RawStack, SiteClass,
     StackId, Timestamp,
 };
+use crate::stuck::StuckWait;
 use crate::symbolize::SymbolTable;
 
 /// A whole capture in memory.
@@ -56,6 +57,8 @@ pub struct Capture {
     pub counters: Counters,
     /// Names for the addresses in `stacks`.
     pub symbols: SymbolTable,
+    /// Threads that were found waiting for a lock for long; their stacks are in `stacks`.
+    pub stuck: Vec<StuckWait>,
     /// What ended the recording.
     pub end: End,
     /// Records that could not be decoded, by reason.
@@ -98,6 +101,8 @@ pub struct Rest {
     pub counters: [u64; wire::COUNTERS as usize],
     /// The records of threads, for what was still under way.
     pub threads: Vec<wire::Thread>,
+    /// Threads that were found waiting for a lock for long.
+    pub stuck: Vec<StuckWait>,
     /// Names for the addresses in `stacks`.
     pub symbols: SymbolTable,
     /// What ended the recording.

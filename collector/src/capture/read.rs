@@ -19,6 +19,7 @@ use crate::event::{
     CodeAddr, Event, HoldTotals, LockOperation, LockOutcome, LockWaitTotals, Nanos, PairTotals,
     RawStack, StackId, Tid, Timestamp, WalkOutcome,
 };
+use crate::stuck::{MOST_WAITS, StuckWait};
 use crate::symbolize::SymbolTable;
 
 /// Reads the capture at `path`. One that is cut off or damaged in the middle gives everything before that
@@ -268,6 +269,7 @@ struct Contents {
     stacks: BTreeMap<StackId, RawStack>,
     counters: Counters,
     threads: Vec<wire::Thread>,
+    stuck: Vec<StuckWait>,
     symbols: SymbolTable,
     end: Option<End>,
     undecoded: BTreeMap<String, u64>,
@@ -287,6 +289,7 @@ impl Contents {
             stacks: BTreeMap::new(),
             counters: Counters::default(),
             threads: Vec::new(),
+            stuck: Vec::new(),
             symbols: SymbolTable::default(),
             end: None,
             undecoded: BTreeMap::new(),
@@ -310,6 +313,11 @@ impl Contents {
                 self.counters = Counters::new(entries::<u64>(payload)?);
             }
             section::THREADS => self.threads.extend(entries::<wire::Thread>(payload)?),
+            section::STUCK => {
+                self.stuck.extend(json::<Vec<_>>(payload)?);
+                // No recording has more.
+                self.stuck.truncate(MOST_WAITS);
+            }
             section::SYMBOLS => {
                 let table: SymbolTable = json(payload)?;
                 self.symbols.frames.extend(table.frames);
@@ -409,6 +417,7 @@ impl Contents {
             holds: self.holds,
             stacks: self.stacks,
             counters: self.counters,
+            stuck: self.stuck,
             symbols: self.symbols,
             end,
             undecoded: self.undecoded,

@@ -50,6 +50,7 @@ pub const SYMBOLS: u32 = 10;
 pub const END: u32 = 11;
 pub const PAIRS: u32 = 12;
 pub const HOLDS: u32 = 13;
+pub const STUCK: u32 = 14;
 
 /// The checksum of a section.
 pub fn checksum(kind: u32, payload: &[u8]) -> u32 {

@@ -3,7 +3,8 @@ use std::path::Path;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
-use crate::event::{Tid, WalkOutcome};
+use crate::event::{LockAddr, LockOperation, Tid, WalkOutcome};
+use crate::stuck::{HolderEvidence, StuckHolder, Waited};
 use crate::symbolize::Frame;
 
 fn meta() -> Meta {
@@ -45,6 +46,26 @@ fn sample(tid: u32) -> wire::CpuSample {
         stack: 9,
         class: wire::CLASS_SCHEDULER,
         zero: 0,
+    }
+}
+
+fn stuck_wait() -> StuckWait {
+    StuckWait {
+        tid: Tid(5),
+        thread: "worker".to_owned(),
+        operation: LockOperation::StdWrite,
+        lock: Some(LockAddr(0xdef)),
+        has_deadline: false,
+        stack: StackId(9),
+        waited: Nanos(60_000_000_000),
+        waited_is: Waited::Estimate,
+        found: Timestamp(2_000),
+        last_seen: Timestamp(9_000),
+        has_ended: false,
+        holders: vec![StuckHolder {
+            tid: Tid(6),
+            evidence: HolderEvidence::AddressOnStack,
+        }],
     }
 }
 
@@ -144,6 +165,7 @@ fn rest() -> Rest {
         ]),
         counters,
         threads: vec![thread],
+        stuck: vec![stuck_wait()],
         symbols: SymbolTable {
             frames: BTreeMap::from([(0x101, vec![frame])]),
             refused: vec!["old.debug is not used as debug file: it is old".to_owned()],
@@ -183,6 +205,7 @@ fn a_capture_survives_the_way_through_a_file() {
     assert_eq!(capture.return_sites, rest().return_sites);
     assert_eq!(capture.symbols, rest().symbols);
     assert_eq!(capture.end, rest().end);
+    assert_eq!(capture.stuck, rest().stuck);
     assert_eq!(capture.cut, None);
     assert_eq!(capture.counters.get(wire::COUNTER_POLLS), 11);
     assert_eq!(

@@ -92,6 +92,7 @@ impl Writer {
             stacks,
             counters,
             threads,
+            stuck,
             symbols,
             end,
         } = rest;
@@ -110,6 +111,9 @@ impl Writer {
         self.map(section::HOLDS, holds)?;
         for threads in threads.chunks(CHUNK_ENTRIES) {
             self.section(section::THREADS, threads.as_bytes())?;
+        }
+        if !stuck.is_empty() {
+            self.json(section::STUCK, stuck)?;
         }
         let mut chunk = Vec::new();
         for (n, (key, stack)) in stacks.iter().enumerate() {

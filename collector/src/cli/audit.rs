@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::debug::DebugArgs;
 use super::doctor::preflight;
 use super::output::OutputFolder;
-use super::record::record_now;
+use super::record::{STUCK_AFTER, record_now};
 use super::report::{load_rules, print, read_text};
 use super::select::{Select, duration};
 use super::{Exit, Failure, say};
@@ -53,6 +53,10 @@ pub struct Args {
     /// CPU samples for each second; what is shorter than the time between two can be missed
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
+    /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of parking_lot's
+    /// and std's locks that debug information tells of, at half a microsecond for each use of a lock
+    #[arg(long, conflicts_with = "capture")]
+    uncontended: bool,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -81,7 +85,7 @@ impl Args {
                 }
                 let output = OutputFolder::prepare(&self.output)?;
                 let options = self.options(output.join("capture.holdup"));
-                record_now(&process, &options)?;
+                record_now(&process, &options, &rules)?;
                 let capture = capture::read(&options.capture).map_err(unreadable)?;
                 (symbols, capture, output)
             }
@@ -131,6 +135,8 @@ impl Args {
                 ..Config::default()
             },
             debug_sources: self.debug.sources(),
+            uncontended: self.uncontended,
+            stuck_after: STUCK_AFTER,
             from_first_instruction: false,
         }
     }

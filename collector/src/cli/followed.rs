@@ -10,7 +10,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::debug::DebugArgs;
 use super::output::OutputFolder;
-use super::record::{record_failure, threshold};
+use super::record::{STUCK_AFTER, record_failure, threshold};
 use super::report::load_rules;
 use super::select::target_failure;
 use super::signals::Interrupted;
@@ -36,6 +36,8 @@ pub struct Args {
     threshold: Duration,
     #[arg(long)]
     frequency: u32,
+    #[arg(long)]
+    uncontended: bool,
     #[arg(long)]
     rules: Option<PathBuf>,
 }
@@ -64,6 +66,8 @@ impl Args {
                 ..Config::default()
             },
             debug_sources: self.debug.sources(),
+            uncontended: self.uncontended,
+            stuck_after: STUCK_AFTER,
             from_first_instruction: true,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,7 +80,11 @@ impl Args {
                 &process,
                 &options,
                 interrupted.wait(),
-                |_| {
+                |news| {
+                    // What is stuck is in the report.
+                    let record::News::Started(_) = news else {
+                        return;
+                    };
                     // Nobody reads it any more when holdup is gone, and then nobody holds the process.
                     let mut stdout = std::io::stdout();
                     let _ = stdout.write_all(&[BEGUN]).and_then(|()| stdout.flush());

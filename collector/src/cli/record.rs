@@ -14,9 +14,11 @@ use super::select::{Select, duration, target_failure};
 use super::signals::Interrupted;
 use super::{Exit, Failure, say};
 use crate::capture::{self, CaptureError, EndReason};
+use crate::classify::Rules;
 use crate::event::Nanos;
 use crate::probe::{Config, ProbeError};
-use crate::record::{self, Options, RecordError};
+use crate::record::{self, News, Options, RecordError};
+use crate::render;
 use crate::report;
 use crate::target::doctor::Host;
 use crate::target::{Process, TargetError};
@@ -41,6 +43,13 @@ pub struct Args {
     /// CPU samples for each second; they cost nothing while no poll is long
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
+    /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of
+    /// parking_lot's and std's locks that debug information tells of, at half a microsecond for each use of a lock
+    #[arg(long)]
+    uncontended: bool,
+    /// A thread that waits for one lock for so long is told of at once
+    #[arg(long, default_value = "10s", value_parser = stuck_after)]
+    stuck_after: Duration,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -51,6 +60,9 @@ pub struct Args {
     #[arg(long, hide = true)]
     no_uprobe_multi: bool,
 }
+
+/// When a thread is told to be stuck where nobody says otherwise: the default of `--stuck-after`.
+pub(super) const STUCK_AFTER: Nanos = Nanos(10_000_000_000);
 
 /// Nothing that blocks a runtime for longer needs a tool.
 const LONGEST_THRESHOLD: Duration = Duration::from_secs(3600);
@@ -66,6 +78,17 @@ pub(super) fn threshold(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(threshold)
+}
+
+fn stuck_after(text: &str) -> Result<Duration, String> {
+    let after = duration(text)?;
+    if !(record::LOOK_FOR_STUCK_EVERY..=LONGEST_THRESHOLD).contains(&after) {
+        return Err(format!(
+            "from {:?} to {LONGEST_THRESHOLD:?}",
+            record::LOOK_FOR_STUCK_EVERY
+        ));
+    }
+    Ok(after)
 }
 
 fn ring_buffer_bytes(text: &str) -> Result<u32, String> {
@@ -100,9 +123,11 @@ impl Args {
                 sample_everything: false,
             },
             debug_sources: self.debug.sources(),
+            uncontended: self.uncontended,
+            stuck_after: Nanos(self.stuck_after.as_nanos() as u64),
             from_first_instruction: false,
         };
-        record_now(&process, &options)?;
+        record_now(&process, &options, &rules)?;
         // The report is made from the file: what it says is what the file says, here and elsewhere.
         let capture =
             capture::read(&options.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
@@ -124,8 +149,12 @@ impl Args {
     }
 }
 
-/// Records, and says when that begins.
-pub(super) fn record_now(process: &Process, options: &Options) -> Result<(), Failure> {
+/// Records, and says when that begins and what is stuck meanwhile.
+pub(super) fn record_now(
+    process: &Process,
+    options: &Options,
+    rules: &Rules,
+) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -141,7 +170,16 @@ pub(super) fn record_now(process: &Process, options: &Options) -> Result<(), Fai
             process,
             options,
             interrupted.wait(),
-            |started| {
+            |news| {
+                let started = match news {
+                    News::Started(started) => started,
+                    News::Stuck(news) => {
+                        for group in report::stuck_now(&news, rules) {
+                            render::stuck(&group).iter().for_each(|line| say(line));
+                        }
+                        return;
+                    }
+                };
                 let until = match options.duration {
                     Some(duration) => format!("for {}", humantime::format_duration(duration)),
                     None => "until Ctrl-C".to_owned(),

@@ -35,8 +35,8 @@ pub struct Args {
     /// End with code 11 if this happens in any recorded process; can be given several times. poll>5ms: a poll takes
     /// longer, its time in the run queue not counted. wait>5ms: one wait for a lock takes longer. hold>5ms: a lock is held for
     /// longer. held-across-await: a parking_lot or std lock is; held-across-await=any: Tokio's, too. lock-wait-total>1s: all
-    /// lock waits of the threads of a process take longer together. stuck: a poll or a lock wait of a second or more had not
-    /// ended when the recording did (see --timeout)
+    /// lock waits of the threads of a process take longer together. stuck: a thread waits for a lock for ten seconds, or a poll
+    /// or a lock wait of a second or more had not ended when the recording did (see --timeout)
     #[arg(long, value_name = "LIMIT")]
     fail_on: Vec<Limit>,
     /// End the command after this time, and report on what it was doing then
@@ -54,6 +54,10 @@ pub struct Args {
     /// CPU samples for each second; they cost nothing while no poll is long
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
+    /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of parking_lot's
+    /// and std's locks that debug information tells of, at half a microsecond for each use of a lock
+    #[arg(long)]
+    uncontended: bool,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -164,6 +168,9 @@ impl Args {
             "--frequency".into(),
             self.frequency.to_string().into(),
         ];
+        if self.uncontended {
+            arguments.push("--uncontended".into());
+        }
         if let Some(rules) = &self.rules {
             arguments.extend(["--rules".into(), rules.into()]);
         }

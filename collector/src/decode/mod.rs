@@ -160,7 +160,7 @@ fn lock_wait(wait: wire::LockWait) -> Result<Event, DecodeError> {
         start,
         end,
         lock: LockAddr(wait.lock),
-        operation: operation(wait.operation)?,
+        operation: lock_operation(wait.operation)?,
         outcome: outcome(wait.outcome)?,
         poll_start: (wait.poll_start_ns != 0).then_some(Timestamp(wait.poll_start_ns)),
         waiter_stack: stack(wait.waiter_stack),
@@ -196,7 +196,7 @@ fn hold(hold: wire::Hold) -> Result<Event, DecodeError> {
         tid: Tid(hold.header.tid),
         end: Timestamp(hold.header.at_ns),
         lock: LockAddr(hold.lock),
-        operation: operation(hold.operation)?,
+        operation: lock_operation(hold.operation)?,
         at_least: Nanos(hold.at_least_ns),
         at_most: (hold.at_most_ns != 0).then_some(Nanos(hold.at_most_ns)),
         exact: has(wire::HOLD_EXACT),
@@ -215,7 +215,7 @@ pub fn lock_wait_totals(
 ) -> Result<LockWaitTotals, DecodeError> {
     Ok(LockWaitTotals {
         lock: LockAddr(key.lock),
-        operation: operation(key.operation)?,
+        operation: lock_operation(key.operation)?,
         outcome: outcome(key.outcome)?,
         waiter_stack: stack(key.waiter_stack),
         count: totals.count,
@@ -236,7 +236,7 @@ pub fn pair_totals(
 ) -> Result<PairTotals, DecodeError> {
     Ok(PairTotals {
         lock: LockAddr(key.lock),
-        operation: operation(key.operation)?,
+        operation: lock_operation(key.operation)?,
         waiter_stack: stack(key.waiter_stack),
         holder_stack: stack(key.holder_stack),
         count: totals.count,
@@ -253,7 +253,7 @@ pub fn hold_totals(
     let has = |flag| key.flags & flag != 0;
     Ok(HoldTotals {
         lock: LockAddr(key.lock),
-        operation: operation(key.operation)?,
+        operation: lock_operation(key.operation)?,
         acquire_stack: stack(key.acquire_stack),
         release_stack: stack(key.release_stack),
         evidence: if has(wire::HOLD_LOCKED_AT_POLL_END) {
@@ -288,7 +288,8 @@ fn stack(key: u64) -> Option<StackId> {
     (key != 0).then_some(StackId(key))
 }
 
-fn operation(code: u32) -> Result<LockOperation, DecodeError> {
+/// What a `LOCK_` code means.
+pub(crate) fn lock_operation(code: u32) -> Result<LockOperation, DecodeError> {
     match code {
         wire::LOCK_MUTEX => Ok(LockOperation::Mutex),
         wire::LOCK_RW_SHARED => Ok(LockOperation::RwShared),

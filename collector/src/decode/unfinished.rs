@@ -12,7 +12,7 @@
 
 use holdup_probe_ebpf::wire;
 
-use super::{operation, stack};
+use super::{lock_operation, stack};
 use crate::event::{
     CodeAddr, Event, Exactness, LockAddr, LockOperation, LockOutcome, LockWait, LongPoll, Nanos,
     OffCpu, SiteId, TaskAddr, Tid, Timestamp,
@@ -139,7 +139,7 @@ pub fn unfinished(
 fn lock_wait(thread: &wire::Thread, window: Window) -> Option<LockWait> {
     let locks = &thread.locks[..thread.locks.len().min(thread.lock_depth as usize)];
     locks.iter().find_map(|lock| {
-        let wanted = operation(lock.operation).ok()?;
+        let wanted = lock_operation(lock.operation).ok()?;
         (wanted != LockOperation::Condvar
             && lock.inside_another == 0
             && window.includes(lock.start_ns))

@@ -10,7 +10,7 @@ use crate::event::Nanos;
 use crate::report::words::{bounded, count, duration};
 use crate::report::{
     Activity, Anatomy, Certainty, HoldEntry, LockEntry, LockFamily, LockShape, LongPollEntry,
-    NamedFrame, Report,
+    NamedFrame, Report, StuckEntry,
 };
 
 /// What did not end has to have lasted this long to be stuck: a process can end at any moment, in the
@@ -313,13 +313,22 @@ fn stuck(report: &Report) -> Vec<Broken> {
             longest: own_time(report, poll),
             certainty: Certainty::LowerBound,
         });
+    let mut threads: BTreeMap<Option<&str>, Vec<&StuckEntry>> = BTreeMap::new();
+    for thread in report.stuck.iter().filter(|thread| !thread.has_ended) {
+        let lock = thread.lock.as_deref();
+        threads.entry(lock).or_default().push(thread);
+    }
+    let is_told = |lock: &LockEntry| threads.contains_key(&Some(lock.address.as_str()));
     let waits = report
         .locks
         .iter()
         // Of several only the sum is known, and one of them has lasted at least its part of it.
         .filter(|lock| {
             let waiting = &lock.still_waiting;
-            is_lock(lock) && waiting.waits > 0 && waiting.at_least_ns.0 / waiting.waits >= STUCK.0
+            is_lock(lock)
+                && !is_told(lock)
+                && waiting.waits > 0
+                && waiting.at_least_ns.0 / waiting.waits >= STUCK.0
         })
         .map(|lock| Broken {
             sentence: format!(
@@ -334,5 +343,38 @@ fn stuck(report: &Report) -> Vec<Broken> {
             longest: lock.still_waiting.at_least_ns,
             certainty: Certainty::LowerBound,
         });
-    polls.chain(waits).collect()
+    let mut all: Vec<Broken> = polls.chain(waits).collect();
+    all.extend(
+        threads
+            .values()
+            .filter_map(|threads| stuck_threads(threads)),
+    );
+    all
+}
+
+/// Threads that wait for one lock.
+fn stuck_threads(threads: &[&StuckEntry]) -> Option<Broken> {
+    let longest = threads.iter().max_by_key(|thread| thread.waited_ns)?;
+    let circle = match longest.circle {
+        Some(_) => ", in a circle of threads that wait for each other",
+        None => "",
+    };
+    Some(Broken {
+        sentence: format!(
+            "{} for a lock{circle}: `{}` for {}, and it had not ended.",
+            match threads.len() {
+                1 => "A thread waits".to_owned(),
+                n => format!("{n} threads wait"),
+            },
+            longest.thread,
+            bounded(longest.waited_ns, longest.certainty),
+        ),
+        place: longest
+            .call_site
+            .as_ref()
+            .map(|site| site.own_frame().with_place()),
+        count: threads.len() as u64,
+        longest: longest.waited_ns,
+        certainty: longest.certainty,
+    })
 }

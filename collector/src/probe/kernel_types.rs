@@ -2,6 +2,9 @@
 //! members come out. Compilers of C programs for BPF leave that to the loader; Rust's don't.
 
 use std::fs;
+use std::sync::OnceLock;
+
+use super::wire::sleepers::TaskOffsets;
 
 /// The running kernel's types.
 const PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -51,6 +54,58 @@ impl ReturnProbeOffsets {
             instance_next: instance_next?,
         })
     }
+}
+
+/// Where the running kernel keeps what the iterator over threads reads; None when it does not tell. Some kernels
+/// don't keep since when a thread runs (`CONFIG_SCHED_INFO`).
+pub fn task_offsets() -> Option<TaskOffsets> {
+    // Whoever loads the programs and whoever starts the iterator ask; the answer takes milliseconds.
+    static OFFSETS: OnceLock<Option<TaskOffsets>> = OnceLock::new();
+    *OFFSETS.get_or_init(|| find_task_offsets(&fs::read(PATH).ok()?))
+}
+
+fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
+    let wanted = [
+        ("task_struct", "tgid"),
+        ("task_struct", "pid"),
+        ("task_struct", "__state"),
+        ("task_struct", "comm"),
+        ("task_struct", "nvcsw"),
+        ("task_struct", "nivcsw"),
+        ("task_struct", "se"),
+        ("sched_entity", "sum_exec_runtime"),
+        ("sched_entity", "prev_sum_exec_runtime"),
+        ("task_struct", "sched_info"),
+        ("sched_info", "last_arrival"),
+    ];
+    let [
+        tgid,
+        pid,
+        state,
+        comm,
+        voluntary_switches,
+        involuntary_switches,
+        entity,
+        run_time,
+        run_time_at_arrival,
+        info,
+        last_arrival,
+    ] = Types::parse(btf)?.member_offsets(wanted);
+    let entity = entity?;
+    Some(TaskOffsets {
+        only_tgid: 0,
+        tgid: tgid?,
+        pid: pid?,
+        state: state?,
+        comm: comm?,
+        voluntary_switches: voluntary_switches?,
+        involuntary_switches: involuntary_switches?,
+        last_arrival: info
+            .zip(last_arrival)
+            .map_or(0, |(info, arrival)| info + arrival),
+        run_time: entity + run_time?,
+        run_time_at_arrival: entity + run_time_at_arrival?,
+    })
 }
 
 /// BTF, as Documentation/bpf/btf.rst of the kernel lays it out.
@@ -169,6 +224,7 @@ mod tests {
         );
         for cut in 0..btf.len() {
             let _ = ReturnProbeOffsets::find(&btf[..cut]);
+            let _ = find_task_offsets(&btf[..cut]);
         }
     }
 
@@ -177,5 +233,7 @@ mod tests {
     fn of_this_kernel() {
         let offsets = ReturnProbeOffsets::of_this_kernel().expect("BTF has the types");
         assert!(offsets.task_utask > 0 && offsets.instance_next > offsets.instance_stack);
+        let offsets = task_offsets().expect("BTF has the types");
+        assert!(offsets.tgid == offsets.pid + 4 && offsets.run_time < offsets.last_arrival);
     }
 }

@@ -13,8 +13,10 @@ use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, S
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use zerocopy::IntoBytes as _;
 
 use super::kernel_types::ReturnProbeOffsets;
+use super::sleepers;
 use super::uprobe_multi::{self, MultiPrograms};
 use super::{OBJECT, ProbeError, Records, wire};
 use crate::event::{Nanos, Pid};
@@ -75,6 +77,8 @@ pub enum UprobeProgram {
     AcquireDropped,
     /// Permits are given back.
     PermitsReleased,
+    /// Behind the instruction of a lock's fast path; the cookie is a `wire::fast_cookie`.
+    FastPath,
 }
 
 impl UprobeProgram {
@@ -90,6 +94,7 @@ impl UprobeProgram {
             UprobeProgram::AcquireReturn => "acquire_return",
             UprobeProgram::AcquireDropped => "acquire_dropped",
             UprobeProgram::PermitsReleased => "permits_released",
+            UprobeProgram::FastPath => "fast_path",
         }
     }
 
@@ -105,6 +110,7 @@ impl UprobeProgram {
             | UprobeProgram::AcquireReturn
             | UprobeProgram::AcquireDropped => "tasks' lock waits",
             UprobeProgram::PermitsReleased => "tasks' holds",
+            UprobeProgram::FastPath => "locks that nobody waits for",
         }
     }
 
@@ -181,6 +187,7 @@ impl Probes {
                 true,
             )
             .override_global("RETURN_INSTANCE_NEXT", &return_probes.instance_next, true)
+            .override_global("TASK_OFFSETS", sleepers::offsets(pid).as_bytes(), true)
             .map_max_entries("EVENTS", config.ring_buffer_bytes)
             .map_max_entries("SITE_TOTALS", sites.max(1))
             .load(OBJECT)
@@ -431,6 +438,7 @@ mod tests {
             UprobeProgram::AcquireReturn,
             UprobeProgram::AcquireDropped,
             UprobeProgram::PermitsReleased,
+            UprobeProgram::FastPath,
         ] {
             if let Err(error) =
                 probes.attach_uprobes(program, Path::new("/proc/self/exe"), &[point])
@@ -471,13 +479,15 @@ mod tests {
     #[test]
     #[ignore = "live: loads programs into the running kernel, as root"]
     fn programs_load_for_either_architecture() {
+        let pid = Pid(std::process::id());
+        let process = crate::target::Process::open(pid).expect("it is this one");
         for is_aarch64 in [false, true] {
-            let pid = Pid(std::process::id());
             let mut probes = Probes::load_for(&Config::default(), pid, 1, is_aarch64)
                 .expect("maps can be made as root");
             if let Err(error) = probes
                 .attach_scheduler()
                 .and_then(|()| probes.attach_cpu_clock(997))
+                .and_then(|_| probes.sleepers(process.pidfd()))
             {
                 panic!("aarch64 {is_aarch64}: {error}");
             }

@@ -14,6 +14,7 @@ mod load;
 mod maps;
 mod readable;
 mod ring;
+mod sleepers;
 mod syscall;
 mod tables;
 mod tree;
@@ -25,6 +26,7 @@ pub use error::ProbeError;
 pub use load::{Config, Probes, UprobePoint, UprobeProgram};
 pub use readable::Readable;
 pub use ring::Records;
+pub use sleepers::Sleepers;
 pub use tree::{Tree, TreeCounts};
 pub use uprobe_multi::is_supported as uprobe_multi_is_supported;
 

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod json;
+mod stuck;
 mod svg;
 mod terminal;
 
 pub use json::json;
+pub use stuck::stuck;
 pub use svg::{SvgError, svg};
 pub use terminal::{shown, terminal};

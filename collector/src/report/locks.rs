@@ -49,7 +49,7 @@ impl Locks {
                 *key,
                 LockName {
                     whole: entry.name.clone(),
-                    what: lock_type(&entry),
+                    what: entry.lock_type(),
                     is_channel: entry.kind == LockShape::Channel,
                 },
             );
@@ -65,6 +65,10 @@ impl Locks {
 }
 
 impl LockEntry {
+    fn lock_type(&self) -> String {
+        lock_type(self.family, self.kind, self.protects.as_deref())
+    }
+
     /// Most waited for first, then longest held.
     fn weight(&self) -> std::cmp::Reverse<(Nanos, Nanos)> {
         std::cmp::Reverse((
@@ -133,7 +137,8 @@ fn lock_entry(
     entry
 }
 
-fn family(kind: LockKind) -> LockFamily {
+/// Whose it is.
+pub fn family(kind: LockKind) -> LockFamily {
     match kind {
         LockKind::Mutex | LockKind::RwLock | LockKind::Condvar => LockFamily::ParkingLot,
         LockKind::StdMutex | LockKind::StdRwLock => LockFamily::Std,
@@ -142,7 +147,7 @@ fn family(kind: LockKind) -> LockFamily {
 }
 
 /// A semaphore of Tokio's is whatever the stacks say, if they do.
-fn shape(kind: LockKind, told: Option<LockShape>) -> LockShape {
+pub fn shape(kind: LockKind, told: Option<LockShape>) -> LockShape {
     match kind {
         LockKind::Mutex | LockKind::StdMutex | LockKind::Condvar => LockShape::Mutex,
         LockKind::RwLock | LockKind::StdRwLock => LockShape::RwLock,
@@ -212,7 +217,7 @@ fn holders(waits: &LockWaits<'_>, stacks: &Stacks) -> Holders {
 
 /// A lock has no name of its own. It is called by what it protects and by where most of the wait for it is.
 fn lock_name(entry: &LockEntry) -> String {
-    let what = lock_type(entry);
+    let what = entry.lock_type();
     let done = match entry.kind {
         LockShape::Channel => "sent to",
         LockShape::Semaphore => "acquired",
@@ -225,19 +230,19 @@ fn lock_name(entry: &LockEntry) -> String {
 }
 
 /// `Mutex<app::…::Sessions> (std)`, or what is known of that.
-fn lock_type(entry: &LockEntry) -> String {
-    let what = match entry.kind {
+pub fn lock_type(family: LockFamily, kind: LockShape, protects: Option<&str>) -> String {
+    let what = match kind {
         LockShape::Mutex => "Mutex",
         LockShape::RwLock => "RwLock",
         LockShape::Semaphore => "Semaphore",
         LockShape::Channel => "channel",
     };
-    let whose = match entry.family {
+    let whose = match family {
         LockFamily::ParkingLot => "parking_lot",
         LockFamily::Std => "std",
         LockFamily::Tokio => "tokio",
     };
-    match &entry.protects {
+    match protects {
         Some(protects) => format!("{what}<{}> ({whose})", label::protected(protects)),
         None => format!("{what} ({whose})"),
     }

@@ -18,6 +18,7 @@ mod locks;
 mod model;
 mod protected;
 mod stacks;
+mod stuck;
 pub(crate) mod words;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use flame::{Flame, FlameFrame, FlameStack, FrameKind};
 pub use holders::Told;
 pub use limits::Limits;
 pub use model::*;
+pub use stuck::{StuckEntry, StuckGroup, StuckHolderEntry, StuckMember, stuck_now};
 
 pub use crate::correlate::{Activity, Evidence};
 
@@ -69,18 +71,24 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let all_holds = holds::all_holds(capture, &stacks);
     let recorded = capture.end.at.since(capture.meta.start);
     let coverage = Coverage::new(capture, &polls, &stacks);
-    let findings = checks::findings(&checks::Facts {
+    let stuck = stuck::entries(capture, &stacks);
+    // Who never goes on comes first, however short the recording was.
+    let mut findings = stuck::findings(&stuck);
+    let told = |lock: &&LockEntry| !stuck::say_all_of(lock, &stuck);
+    let other_locks: Vec<LockEntry> = locks.entries.iter().filter(told).cloned().collect();
+    findings.extend(checks::findings(&checks::Facts {
         groups: &groups,
-        locks: &locks.entries,
+        locks: &other_locks,
         lock_names: &locks.names,
         holds: &all_holds,
         lock_wait_certainty: coverage.of_lock_wait(),
         recorded,
         threshold: capture.meta.threshold,
-    });
+    }));
     let longest = limits.longest(&long_polls);
     let holds = holds::listed_holds(&all_holds, limits.holds);
     let mut listed = locks.stacks.clone();
+    listed.extend(stuck::stack_ids(capture));
     listed.extend(lock_waits.stacks.iter().chain(&holds.stacks));
     listed.extend(
         longest
@@ -106,6 +114,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         long_polls,
         lock_types: lock_types::group(&locks.entries),
         locks: locks.entries,
+        stuck,
         lock_waits: lock_waits.entries,
         holds: holds.entries,
         condvars: locks.condvars,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Flame;
+use super::{Flame, StuckEntry};
 use crate::capture::{Cut, EndReason, ProbeFamily, UnwindTables};
 use crate::classify::Origin;
 use crate::correlate::{Activity, Evidence};
@@ -42,6 +42,9 @@ pub struct Report {
     /// Holds of at least the threshold, and those across an await, in the order of their ends; of very many the
     /// longest.
     pub holds: Vec<HoldEntry>,
+    /// Threads that were found waiting for a lock for long.
+    #[serde(default)]
+    pub stuck: Vec<StuckEntry>,
     /// Condvars: waiting there is idling or signalling, never contention.
     pub condvars: Vec<CondvarEntry>,
     /// The probed instances of `tokio::runtime::task::raw::poll` that were seen to poll.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::{CallSite, FlameFrame, FrameKind, NamedFrame, label};
-use crate::capture::Capture;
+use crate::capture::{Capture, ReturnSite};
 use crate::classify::{Origin, Rules};
 use crate::event::{CodeAddr, RawStack, StackId, WalkOutcome};
 use crate::symbolize::{Frame, SymbolTable};
@@ -103,19 +103,30 @@ pub struct Stacks {
 impl Stacks {
     /// Names and classes all of them; what several have in common is named once.
     pub fn new(capture: &Capture, rules: &Rules) -> Stacks {
-        let returns: BTreeSet<u64> = capture
-            .return_sites
-            .iter()
-            .map(|site| site.return_addr.0)
-            .collect();
+        Stacks::of(
+            &capture.stacks,
+            &capture.symbols,
+            &capture.return_sites,
+            rules,
+        )
+    }
+
+    /// The same of parts of one.
+    pub fn of(
+        stacks: &BTreeMap<StackId, RawStack>,
+        symbols: &SymbolTable,
+        return_sites: &[ReturnSite],
+        rules: &Rules,
+    ) -> Stacks {
+        let returns: BTreeSet<u64> = return_sites.iter().map(|site| site.return_addr.0).collect();
         let mut by_address: BTreeMap<u64, Vec<Rc<NamedFrame>>> = BTreeMap::new();
         let mut named = BTreeMap::new();
-        for (id, RawStack { outcome, addresses }) in &capture.stacks {
+        for (id, RawStack { outcome, addresses }) in stacks {
             let mut frames = Vec::new();
             let mut ends = Vec::with_capacity(addresses.len());
             for address in SymbolTable::lookup_addresses(addresses) {
                 let of_address = by_address.entry(address).or_insert_with(|| {
-                    match capture.symbols.frames.get(&address) {
+                    match symbols.frames.get(&address) {
                         Some(frames) if !frames.is_empty() => frames
                             .iter()
                             .map(|frame| Rc::new(named_frame(frame, rules)))

@@ -24,6 +24,8 @@ impl KernelVersion {
     pub const OLDEST: KernelVersion = KernelVersion::new(5, 18);
     /// The first with one link for many uprobes.
     pub const UPROBE_MULTI: KernelVersion = KernelVersion::new(6, 6);
+    /// The first that passes an iterator the threads of one process alone.
+    pub const ITERATOR_OF_PROCESS: KernelVersion = KernelVersion::new(6, 1);
 
     const fn new(major: u32, minor: u32) -> KernelVersion {
         KernelVersion { major, minor }

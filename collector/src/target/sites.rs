@@ -12,6 +12,7 @@ mod wanted;
 
 pub use returns::ReturnPlace;
 pub(super) use wanted::Found;
+pub(crate) use wanted::slow_path_operation;
 use wanted::{Role, UNLOCK_SHARED_SLOW, WANTED, Wanted, find};
 
 use super::binary::Binary;

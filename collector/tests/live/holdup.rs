@@ -146,15 +146,24 @@ impl Running {
 
     /// Waits until holdup says that it records: all probes are in place then.
     pub fn wait_until_attached(&mut self) {
+        self.wait_until_said("recording");
+    }
+
+    /// Waits until holdup, which goes on, has said this on stderr.
+    #[track_caller]
+    pub fn wait_until_said(&mut self, words: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !self.stderr.so_far().contains("recording") {
+        while !self.stderr.so_far().contains(words) {
             let ended = self.child.try_wait().expect("a child can be asked for");
             let said = self.stderr.so_far();
             assert!(
                 ended.is_none(),
-                "holdup ended with {ended:?} before it attached: {said}"
+                "holdup ended with {ended:?} before it said {words:?}: {said}"
             );
-            assert!(Instant::now() < deadline, "holdup does not attach: {said}");
+            assert!(
+                Instant::now() < deadline,
+                "holdup does not say {words:?}: {said}"
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }

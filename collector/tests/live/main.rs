@@ -21,4 +21,5 @@ mod processes;
 mod report;
 mod run;
 mod stacks;
+mod stuck;
 mod workload;

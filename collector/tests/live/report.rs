@@ -48,6 +48,44 @@ impl Report {
             .collect()
     }
 
+    /// Threads that were stuck.
+    pub fn stuck(&self) -> &[Value] {
+        self.list("/stuck")
+    }
+
+    /// When the recording began, on `CLOCK_MONOTONIC`.
+    pub fn started_ns(&self) -> u64 {
+        let start = self.at("/capture/started_monotonic_ns").as_u64();
+        start.expect("a number")
+    }
+
+    /// The functions of a stack, innermost first.
+    #[track_caller]
+    pub fn functions(&self, stack: &Value) -> Vec<&str> {
+        let id = stack.as_str().expect("a stack's id");
+        let frames = self.list("/frames");
+        self.list(&format!("/stacks/{id}"))
+            .iter()
+            .map(|n| n.as_u64().expect("an index") as usize)
+            .map(|n| frames[n]["label"].as_str().expect("a name"))
+            .collect()
+    }
+
+    /// Whether a stack reaches the thread's start.
+    pub fn is_whole(&self, stack: &Value) -> bool {
+        let id = stack.as_str().expect("a stack's id");
+        self.at("/cut_stacks").get(id).is_none()
+    }
+
+    /// How many probes of a family were attached.
+    #[track_caller]
+    pub fn attached(&self, family: &str) -> u64 {
+        let families = self.list("/coverage/probes").iter();
+        let mut named = families.filter(|it| it["name"] == family);
+        let family = named.next().expect("it is in the coverage");
+        family["attached"].as_u64().expect("a number")
+    }
+
     pub fn long_polls(&self) -> &[Value] {
         self.list("/long_polls")
     }

@@ -258,6 +258,24 @@ fn a_command_that_does_not_end() {
     assert_eq!(report.end_reason(), "interrupted");
 }
 
+/// A hang is found while it lasts, and breaks a limit once the time for the command is over.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn a_command_that_hangs() {
+    let what = contention(&["--scenario", "deadlock", "--seconds", "60"]);
+    let ran = Ran::of(&["--fail-on", "stuck", "--timeout", "16s"], what);
+    let breaches = ran.breaches();
+    ran.run
+        .expect_code(exit_code::LIMIT_BROKEN)
+        .expect_error(&["did not end in time", "wait for each other"]);
+    assert!(
+        breaches
+            .iter()
+            .all(|breach| breach["longest_ns"].as_u64() > Some(9_000_000_000)),
+        "{breaches:#?}"
+    );
+}
+
 /// Ctrl-C goes to the command, as the terminal sends it; the report is made all the same.
 #[test]
 #[ignore = "live: cargo xtask test"]

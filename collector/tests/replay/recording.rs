@@ -20,7 +20,11 @@ use holdup::capture::{
     End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, UnwindTables,
     Writer,
 };
-use holdup::event::{CodeAddr, Nanos, Pid, RawStack, SiteClass, Timestamp, WalkOutcome};
+use holdup::event::{
+    CodeAddr, LockAddr, LockOperation, Nanos, Pid, RawStack, SiteClass, StackId, Tid, Timestamp,
+    WalkOutcome,
+};
+use holdup::stuck::{StuckWait, Waited};
 use holdup::symbolize::{Frame, SymbolTable};
 use holdup_probe_ebpf::wire::{self, unwind::*};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
@@ -446,6 +450,24 @@ fn records() -> Records {
 }
 
 /// One holder of a lock during a wait for it.
+/// A thread that waits since before the recording for a lock that nobody is known to have.
+fn stuck() -> StuckWait {
+    StuckWait {
+        tid: Tid(9),
+        thread: "reporter".to_owned(),
+        operation: LockOperation::Mutex,
+        lock: Some(LockAddr(0x7f00_0000_5000)),
+        has_deadline: false,
+        stack: StackId(UPDATE),
+        waited: Nanos(25_000_000_000),
+        waited_is: Waited::Estimate,
+        found: Timestamp(START + MS),
+        last_seen: Timestamp(START + 900 * MS),
+        has_ended: false,
+        holders: Vec::new(),
+    }
+}
+
 fn held_by(tid: u32, stack: u64, us: u64) -> [wire::WaitHolder; wire::WAIT_HOLDERS] {
     let mut holders = <[wire::WaitHolder; wire::WAIT_HOLDERS]>::new_zeroed();
     holders[0] = wire::WaitHolder {
@@ -657,6 +679,7 @@ fn rest() -> Rest {
         stacks: stacks(),
         counters,
         threads: vec![poll_under_way(), wait_under_way()],
+        stuck: vec![stuck()],
         symbols: symbols(),
         end: End {
             at: Timestamp(at(2_000)),
@@ -729,6 +752,7 @@ pub fn without_rest() -> Vec<u8> {
 pub fn without_polls(counters: &[(u32, u64)]) -> Vec<u8> {
     let mut rest = rest();
     rest.threads.clear();
+    rest.stuck.clear();
     for (counter, value) in counters {
         rest.counters[*counter as usize] = *value;
     }
@@ -751,6 +775,7 @@ pub fn quiet_with(change: impl FnOnce(&mut Rest)) -> Vec<u8> {
         records.sample(101, at(600), at(602), ARGON2);
         let mut rest = Rest {
             threads: vec![],
+            stuck: vec![],
             pairs: vec![],
             holds: vec![],
             lock_waits: vec![lock_waits(

@@ -189,6 +189,15 @@ pub(super) const WANTED: &[Wanted] = &[
     wanted(EXIT_RUNTIME, "exit_runtime", Role::Handoff),
 ];
 
+/// What a function waits for, by its `plain_path`, if it is a lock's slow path: a `wire::LOCK_` code.
+pub fn slow_path_operation(path: &str) -> Option<u32> {
+    let wanted = WANTED.iter().find(|wanted| wanted.path == path)?;
+    match wanted.role {
+        Role::SlowPath { operation } => Some(operation),
+        _ => None,
+    }
+}
+
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
 const NEEDLES: [&str; 6] = [

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod across_await;
+mod deadlock;
 mod handshake;
 mod locks;
 mod pace;
@@ -32,7 +33,7 @@ use truth::TruthFile;
 #[derive(Parser)]
 #[command(about = "Holds its runtime up in known ways and writes down what it did")]
 struct Args {
-    /// Which scenarios; when not given, all that the runtime can do, but for `stacks`
+    /// Which scenarios; when not given, all that the runtime can do, but for `stacks` and the deadlocks
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<Scenario>,
     /// A light load instead of the scenarios: nothing to be found
@@ -69,6 +70,9 @@ struct Args {
     /// When the scenario `stacks` loads its library
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     plugin_after: f64,
+    /// When the threads of the deadlock scenarios take their locks
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    deadlock_after: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -196,7 +200,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The main future, which is no task: it starts everything and waits for the end.
 async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
-    let mut started = Started::new(args.seed, Duration::from_secs_f64(args.plugin_after));
+    let mut started = Started::new(
+        args.seed,
+        Duration::from_secs_f64(args.plugin_after),
+        Duration::from_secs_f64(args.deadlock_after),
+    );
     if scenarios.contains(&Scenario::Stacks) {
         println!(
             "return-probe-marker addr={:#x}",

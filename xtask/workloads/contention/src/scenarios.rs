@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::task::JoinHandle;
 
+use crate::deadlock::{self, Kind};
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
@@ -59,6 +60,16 @@ pub enum Scenario {
     Nested,
     /// Places whose stacks are in the truth; only when asked for (multi_thread only)
     Stacks,
+    /// Two threads that wait for each other for ever, for mutexes on the heap; this one and those below only when asked for
+    Deadlock,
+    /// The same with reader-writer locks: each reads one and wants to write to the other
+    RwDeadlock,
+    /// The same with std's mutexes
+    StdDeadlock,
+    /// The same with std's reader-writer locks: each writes to one and wants to read the other
+    StdRwDeadlock,
+    /// The same with mutexes in statics
+    StaticDeadlock,
 }
 
 impl Scenario {
@@ -76,6 +87,11 @@ impl Scenario {
                 | Self::TokioAcrossAwait
                 | Self::ParkingLotAcrossAwait
                 | Self::StdAcrossAwait
+                | Self::Deadlock
+                | Self::RwDeadlock
+                | Self::StdDeadlock
+                | Self::StdRwDeadlock
+                | Self::StaticDeadlock
         )
     }
 }
@@ -86,15 +102,17 @@ pub struct Started {
     tasks: Vec<JoinHandle<()>>,
     seed: u64,
     plugin_after: Duration,
+    deadlock_after: Duration,
 }
 
 impl Started {
-    pub fn new(seed: u64, plugin_after: Duration) -> Self {
+    pub fn new(seed: u64, plugin_after: Duration, deadlock_after: Duration) -> Self {
         Self {
             threads: Vec::new(),
             tasks: Vec::new(),
             seed,
             plugin_after,
+            deadlock_after,
         }
     }
 
@@ -234,6 +252,11 @@ impl Started {
                 self.tasks.extend(tasks);
                 self.threads.push(thread);
             }
+            Scenario::Deadlock => deadlock::start(Kind::Mutexes, self.deadlock_after),
+            Scenario::RwDeadlock => deadlock::start(Kind::RwLocks, self.deadlock_after),
+            Scenario::StdDeadlock => deadlock::start(Kind::StdMutexes, self.deadlock_after),
+            Scenario::StdRwDeadlock => deadlock::start(Kind::StdRwLocks, self.deadlock_after),
+            Scenario::StaticDeadlock => deadlock::start(Kind::Statics, self.deadlock_after),
         }
     }
 
