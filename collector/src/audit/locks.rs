@@ -136,8 +136,11 @@ impl LockRow {
         }
         match self.family {
             Some(LockFamily::Tokio) => "nobody was seen to wait for it or to release it".to_owned(),
+            _ if attached(report, "uncontended") > 0 => {
+                "nobody was seen to take it at any place that debug information tells of".to_owned()
+            }
             _ => "no contention: nobody waited for it, and a free lock is taken and released by inlined code that leaves no \
-                  trace"
+                  trace without --uncontended"
                 .to_owned(),
         }
     }
@@ -150,14 +153,20 @@ impl LockRow {
             (LockFamily::Std, _) => "std_mutex",
             (LockFamily::Tokio, _) => "tokio_sync",
         };
-        let probes = report.coverage.probes.iter().find(|f| f.name == family);
-        if probes.is_some_and(|probes| probes.attached > 0) {
+        if attached(report, family) > 0 {
             return None;
         }
+        let probes = report.coverage.probes.iter().find(|f| f.name == family);
         let why = probes.and_then(|probes| probes.missing.first());
         let why = why.map_or("the recording has no such probes", |missing| &missing.why);
         Some(format!("not probed in this binary ({family}): {why}"))
     }
+}
+
+/// Probes of a family that were in place.
+fn attached(report: &Report, family: &str) -> u32 {
+    let family = report.coverage.probes.iter().find(|f| f.name == family);
+    family.map_or(0, |family| family.attached)
 }
 
 /// Inside of the runtime, or of a library without any code of the user's around it.

@@ -100,6 +100,7 @@ fn holds() {
 #[test]
 fn stuck() {
     let mut report = whole();
+    let threads = report.stuck.split_off(0);
     assert_eq!(broken(&report, &["stuck"]), []);
     for lock in &mut report.locks {
         if lock.still_waiting.waits > 0 {
@@ -109,6 +110,15 @@ fn stuck() {
     let found = broken(&report, &["stuck"]);
     assert_eq!(longest(&found), [1_000_000_000]);
     assert!(found[0].sentence.contains("had not ended"));
+
+    let mut report = whole();
+    report.stuck = threads;
+    let found = broken(&report, &["stuck"]);
+    assert_eq!(longest(&found), [25_000_000_000]);
+    for thread in &mut report.stuck {
+        thread.has_ended = true;
+    }
+    assert_eq!(broken(&report, &["stuck"]), []);
 }
 
 /// Breaches stand in the order of the limits, and name the process.
