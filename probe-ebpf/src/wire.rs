@@ -7,6 +7,7 @@
 //! thread id in the initial PID namespace.
 
 pub mod sleepers;
+pub mod tree;
 pub mod unwind;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

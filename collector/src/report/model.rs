@@ -335,6 +335,24 @@ pub enum LockFamily {
     Tokio,
 }
 
+impl LockFamily {
+    /// Whose lock an operation is on. An address alone does not tell: a semaphore of Tokio's begins with a lock of its own.
+    pub fn of(operation: LockOperation) -> LockFamily {
+        match operation {
+            LockOperation::Mutex
+            | LockOperation::RwShared
+            | LockOperation::RwExclusive
+            | LockOperation::RwUpgradable
+            | LockOperation::RwUpgrade
+            | LockOperation::Condvar => LockFamily::ParkingLot,
+            LockOperation::StdMutex | LockOperation::StdRead | LockOperation::StdWrite => {
+                LockFamily::Std
+            }
+            LockOperation::TokioAcquire => LockFamily::Tokio,
+        }
+    }
+}
+
 /// What sort of lock it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,6 +4,8 @@
 //! `HOLDUP_WRITE_GOLDEN=1 cargo test -p holdup --test replay`, and read the difference.
 #![forbid(unsafe_code)]
 
+mod audit;
+mod gate;
 mod recording;
 mod scenarios;
 
