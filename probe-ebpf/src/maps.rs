@@ -13,7 +13,6 @@ use holdup_probe_ebpf::wire::{
 
 use crate::{
     holders::LockState,
-    permits::{Permits, PermitsKey},
     scratch::{self, Scratch},
 };
 
@@ -168,9 +167,9 @@ pub static WAITING: Array<u64> = Array::with_max_entries(1, 0);
 pub static TASK_WAITS: LruHashMap<wire::AcquireAddr, wire::TaskWait> =
     LruHashMap::with_max_entries(8192, 0);
 
-/// Permits that were acquired. Those that are never given back make room.
+/// Locks that were seen to be acquired, with both their ends to be seen. Those that are never released make room.
 #[map]
-pub static PERMITS: LruHashMap<PermitsKey, Permits> = LruHashMap::with_max_entries(8192, 0);
+pub static HELD: LruHashMap<wire::HeldKey, wire::Held> = LruHashMap::with_max_entries(8192, 0);
 
 /// Class of each poll site, set by user space.
 #[map]

@@ -24,39 +24,13 @@ use crate::{
     emit::count,
     holders::{self, Held, LockState},
     locks,
-    maps::{PERMITS, TASK_WAITS, config},
+    maps::{HELD, TASK_WAITS, config},
     polls, registers, threads, unwind,
 };
-
-/// Who has permits of a semaphore.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct PermitsKey {
-    semaphore: u64,
-    /// Header of the task, or a thread id outside of tasks.
-    owner: u64,
-}
-
-/// Permits that were acquired and not given back.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Permits {
-    /// The last time.
-    acquired_ns: u64,
-    /// Start of the poll that acquired them, 0 outside of one.
-    poll_start_ns: u64,
-    /// Stack of the poll that had to wait for them, 0 where none had to.
-    acquire_stack: u64,
-    /// How many times.
-    count: u64,
-}
 
 /// `Poll<Result<(), AcquireError>>` in a register.
 const READY_OK: u64 = 0;
 const PENDING: u64 = 2;
-
-/// Thread ids stand among addresses of task headers.
-const IS_THREAD: u64 = 1 << 63;
 
 /// An `Acquire` is polled. The cookie is a `wire::acquire_cookie`.
 #[uprobe]
@@ -189,14 +163,14 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
 
 /// Whoever the key names has acquired the lock, in the poll that the running thread is in, if it is in one.
 #[inline(always)]
-fn take(thread: *mut wire::Thread, key: &PermitsKey, acquire_stack: u64, at_ns: u64) {
+fn take(thread: *mut wire::Thread, key: &wire::HeldKey, acquire_stack: u64, at_ns: u64) {
     // SAFETY: a map value, and the running thread's record.
     unsafe {
         let poll_start_ns = match polls::innermost(thread) {
             Some(poll) => (*poll).start_ns,
             None => 0,
         };
-        match PERMITS.get_ptr_mut(key) {
+        match HELD.get_ptr_mut(key) {
             Some(permits) => {
                 (*permits).acquired_ns = at_ns;
                 (*permits).poll_start_ns = poll_start_ns;
@@ -204,13 +178,13 @@ fn take(thread: *mut wire::Thread, key: &PermitsKey, acquire_stack: u64, at_ns: 
                 (*permits).count += 1;
             }
             None => {
-                let permits = Permits {
+                let permits = wire::Held {
                     acquired_ns: at_ns,
                     poll_start_ns,
                     acquire_stack,
                     count: 1,
                 };
-                if PERMITS.insert(key, permits, 0).is_err() {
+                if HELD.insert(key, permits, 0).is_err() {
                     count(wire::COUNTER_HOLDS_NOT_STORED);
                 }
             }
@@ -222,11 +196,8 @@ fn take(thread: *mut wire::Thread, key: &PermitsKey, acquire_stack: u64, at_ns: 
 #[inline(always)]
 pub fn thread_acquired(thread: *mut wire::Thread, lock: u64, acquire_stack: u64, at_ns: u64) {
     // SAFETY: the running thread's record.
-    let owner = u64::from(unsafe { (*thread).tid }) | IS_THREAD;
-    let key = PermitsKey {
-        semaphore: lock,
-        owner,
-    };
+    let owner = u64::from(unsafe { (*thread).tid }) | wire::OWNER_IS_THREAD;
+    let key = wire::HeldKey { lock, owner };
     take(thread, &key, acquire_stack, at_ns);
 }
 
@@ -245,11 +216,11 @@ pub unsafe fn thread_releases(
 ) -> bool {
     // SAFETY: the caller's promise, and map values.
     unsafe {
-        let key = PermitsKey {
-            semaphore: lock,
-            owner: u64::from((*thread).tid) | IS_THREAD,
+        let key = wire::HeldKey {
+            lock,
+            owner: u64::from((*thread).tid) | wire::OWNER_IS_THREAD,
         };
-        let (Some(permits), Some(state)) = (PERMITS.get_ptr_mut(key), holders::known(lock)) else {
+        let (Some(permits), Some(state)) = (HELD.get_ptr_mut(key), holders::known(lock)) else {
             return false;
         };
         // Whoever is woken by this release has nothing to add.
@@ -294,7 +265,7 @@ pub unsafe fn thread_releases(
                 + u32::from(is_across) * wire::HOLD_ACROSS_AWAIT,
         };
         if is_only {
-            let _ = PERMITS.remove(key);
+            let _ = HELD.remove(key);
         } else {
             (*permits).count -= 1;
         }
@@ -355,15 +326,18 @@ unsafe fn dequeue(state: *mut LockState, tasks: u64) {
 }
 
 #[inline(always)]
-fn key(thread: *mut wire::Thread, semaphore: u64) -> PermitsKey {
+fn key(thread: *mut wire::Thread, semaphore: u64) -> wire::HeldKey {
     // SAFETY: the running thread's record.
     let owner = unsafe {
         match polls::innermost(thread) {
             Some(poll) => (*poll).task,
-            None => u64::from((*thread).tid) | IS_THREAD,
+            None => u64::from((*thread).tid) | wire::OWNER_IS_THREAD,
         }
     };
-    PermitsKey { semaphore, owner }
+    wire::HeldKey {
+        lock: semaphore,
+        owner,
+    }
 }
 
 /// Permits are given back: `add_permits_locked(&self, permits, queue)`.
@@ -386,7 +360,7 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
     let key = key(thread, semaphore);
     // SAFETY: map values, and the running thread's record.
     unsafe {
-        let permits = PERMITS.get_ptr_mut(key);
+        let permits = HELD.get_ptr_mut(key);
         let since_ns = match permits {
             Some(permits) => (*permits).acquired_ns,
             // By `try_lock`, and so before the queue began.
@@ -430,7 +404,7 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
                 if (*permits).count == 1 {
                     hold.at_most_ns = at_ns.saturating_sub(since_ns);
                     hold.flags |= wire::HOLD_EXACT;
-                    let _ = PERMITS.remove(key);
+                    let _ = HELD.remove(key);
                 } else {
                     (*permits).count -= 1;
                 }

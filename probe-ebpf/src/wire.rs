@@ -745,6 +745,33 @@ pub struct Thread {
     pub tgid: u32,
 }
 
+/// Who holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HeldKey {
+    /// The raw lock's address.
+    pub lock: u64,
+    /// Header of a task, or, with [`OWNER_IS_THREAD`], a thread id: Tokio's locks are held by tasks.
+    pub owner: u64,
+}
+
+/// Thread ids stand among addresses of task headers.
+pub const OWNER_IS_THREAD: u64 = 1 << 63;
+
+/// A lock that was seen to be acquired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Held {
+    /// The last time.
+    pub acquired_ns: u64,
+    /// Start of the poll that acquired it, 0 outside of one.
+    pub poll_start_ns: u64,
+    /// Stack of the wait for it, 0 where nobody had to wait.
+    pub acquire_stack: u64,
+    /// How many times it is held.
+    pub count: u64,
+}
+
 /// Key of the map of tasks that wait for permits: address of the `Acquire`, which is pinned while it waits.
 pub type AcquireAddr = u64;
 

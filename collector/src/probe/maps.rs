@@ -129,6 +129,13 @@ impl Probes {
         self.hash_entries_of::<_, _, KEY, VALUE>("TASK_WAITS")
     }
 
+    /// Locks that are held now and were seen to be acquired: of Tokio's, and with fast paths probed of threads.
+    pub fn held(&self) -> Result<Vec<(wire::HeldKey, wire::Held)>, ProbeError> {
+        const KEY: usize = size_of::<wire::HeldKey>();
+        const VALUE: usize = size_of::<wire::Held>();
+        self.hash_entries_of::<_, _, KEY, VALUE>("HELD")
+    }
+
     fn hash_entries_of<K: FromBytes, V: FromBytes, const KEY: usize, const VALUE: usize>(
         &self,
         name: &'static str,

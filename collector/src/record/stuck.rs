@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use holdup_probe_ebpf::wire;
+
 use super::{LOOK_FOR_STUCK_EVERY, News, Recording};
+
 use crate::capture::{MissingProbe, ProbeFamily};
-use crate::event::Nanos;
+use crate::event::{LockAddr, Nanos, Tid};
 use crate::probe::Probes;
 use crate::stuck::{Found, KnownHolders, StuckNews, Target, Watch};
 use crate::symbolize::{ProcessSymbolizer, SymbolTable};
@@ -81,7 +84,7 @@ impl Recording<'_> {
             tables: &self.kept,
         };
         let began = Instant::now();
-        let looked = threads.watch.look(target, &KnownHolders::new());
+        let looked = threads.watch.look(target, &known_holders(&self.probes));
         tracing::debug!(took = ?began.elapsed(), "looked for stuck threads");
         match looked {
             Ok(news) if news.is_empty() => {}
@@ -96,4 +99,15 @@ impl Recording<'_> {
             Err(error) => tracing::warn!("could not look for stuck threads: {error}"),
         }
     }
+}
+
+/// Threads that were seen to acquire a lock, and not to release it since: with fast paths probed all of them.
+fn known_holders(probes: &Probes) -> KnownHolders {
+    let held = probes.held().unwrap_or_default();
+    let by_threads = held.into_iter().filter_map(|(key, _)| {
+        let tid = key.owner & !wire::OWNER_IS_THREAD;
+        let is_thread = key.owner & wire::OWNER_IS_THREAD != 0;
+        is_thread.then_some((LockAddr(key.lock), Tid(u32::try_from(tid).ok()?)))
+    });
+    by_threads.collect()
 }
