@@ -170,12 +170,12 @@ impl Watch {
             self.asleep.insert(tid, asleep);
         }
         for sleeper in sleepers {
-            let (waited, _) = self.waited(sleeper);
+            let (waited, waited_is) = self.waited(sleeper);
             if let Some(State::Stuck(_, n)) =
                 self.asleep.get(&Tid(sleeper.head.tid)).map(|it| &it.state)
                 && let Some(wait) = self.found.waits.get_mut(*n)
             {
-                wait.waited = waited;
+                (wait.waited, wait.waited_is) = (waited, waited_is);
                 wait.last_seen = at;
             }
         }
