@@ -285,8 +285,12 @@ impl Watch {
         let Some(asleep) = self.asleep.get_mut(&Tid(sleeper.head.tid)) else {
             return;
         };
-        let State::Waiting(waiting) = std::mem::replace(&mut asleep.state, State::Idle) else {
-            return;
+        let waiting = match std::mem::replace(&mut asleep.state, State::Idle) {
+            State::Waiting(waiting) => waiting,
+            told_or_idle => {
+                asleep.state = told_or_idle;
+                return;
+            }
         };
         let stack = keep_stack(&mut self.found.stacks, &waiting.walked);
         self.found.waits.push(StuckWait {
