@@ -23,13 +23,15 @@ use crate::capture::{
     CaptureError, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
     UnwindTables, Writer,
 };
+use crate::classify::{Origin, Rules};
 use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
 use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobePoint, UprobeProgram};
 use crate::stuck::StuckNews;
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
 use crate::target::{
-    AttachPlan, DebugSearch, DebugSources, Family, Modules, Process, Site, TargetError,
+    AttachPlan, DebugSearch, DebugSources, Family, FastPath, Modules, Process, Site, TargetError,
+    fast_paths,
 };
 use crate::unwind::{Kept, KeptBeside, Tables};
 use holdup_probe_ebpf::wire;
@@ -46,6 +48,8 @@ pub struct Options {
     pub probes: probe::Config,
     /// Where debug information may be.
     pub debug_sources: DebugSources,
+    /// See also locks that nobody waits for: a probe in every fast path that debug information tells of.
+    pub uncontended: bool,
     /// A thread that waits for one lock for so long is stuck.
     pub stuck_after: Nanos,
 }
@@ -174,7 +178,7 @@ impl<'a> Recording<'a> {
     ) -> Result<Self, RecordError> {
         let config = &options.probes;
         let modules = process.modules()?;
-        let symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
+        let mut symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
         let began = Instant::now();
         let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
         let records = probes.records()?;
@@ -200,6 +204,9 @@ impl<'a> Recording<'a> {
         // Ends before starts.
         let return_sites = attach_expected_returns(&mut probes, plan);
         let mut families = attach(&mut probes, process, plan, config)?;
+        if options.uncontended {
+            families.push(attach_fast_paths(&mut probes, plan, &mut symbolizer));
+        }
         let (stuck, family) = StuckThreads::look_out(&mut probes, process, options.stuck_after);
         families.push(family);
         // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
@@ -649,6 +656,76 @@ fn attach(
         }
     }
     Ok(families)
+}
+
+/// Puts probes into the fast paths of locks, but for those of the runtime's own, which are taken for every task. A failure
+/// costs these, not the recording.
+fn attach_fast_paths(
+    probes: &mut Probes,
+    plan: &AttachPlan,
+    symbolizer: &mut ProcessSymbolizer<'_>,
+) -> ProbeFamily {
+    let mut family = ProbeFamily {
+        name: "uncontended".to_owned(),
+        attached: 0,
+        found: 0,
+        missing: Vec::new(),
+    };
+    let mut miss = |what: &str, why: String| {
+        family.missing.push(MissingProbe {
+            what: what.to_owned(),
+            why,
+        });
+    };
+    let found = match fast_paths::find(&plan.binary) {
+        Ok(found) => found,
+        Err(error) => {
+            miss("fast paths of locks", error.to_string());
+            return family;
+        }
+    };
+    if found.places.is_empty() {
+        let why = "no debug information tells where they were inlined to (x86-64 only)".to_owned();
+        miss("fast paths of locks", why);
+        return family;
+    }
+    if found.not_understood > 0 {
+        let what = format!("{} fast paths of locks", found.not_understood);
+        miss(&what, "their instructions are not understood".to_owned());
+    }
+    let rules = Rules::embedded();
+    let names = symbolizer.symbolize(found.places.iter().map(|path| path.site.address));
+    let is_wanted = |path: &FastPath| {
+        let frames = names.frames.get(&path.site.address);
+        let frames = || frames.into_iter().flatten();
+        // What a condvar does with its mutex is seen at its own probes.
+        if frames().any(|frame| frame.function.contains("parking_lot::condvar::")) {
+            return false;
+        }
+        let origins = frames().map(|frame| rules.classify(frame).origin);
+        let mut users = origins.filter(|origin| !matches!(origin, Origin::Lock | Origin::Std));
+        users.next() != Some(Origin::Runtime)
+    };
+    let wanted = found.places.iter().filter(|path| is_wanted(path));
+    let points: Vec<UprobePoint> = wanted.map(|path| point(&path.site, path.cookie)).collect();
+    family.found = points.len() as u32;
+    let result = match plan.file() {
+        _ if !probes.has_uprobe_multi() => {
+            Err("each of so many probes takes 0.1 s to remove on this kernel".to_owned())
+        }
+        Ok(file) => probes
+            .attach_uprobes(UprobeProgram::FastPath, file, &points)
+            .map_err(|error| error.to_string()),
+        Err(why) => Err(why.to_owned()),
+    };
+    match result {
+        Ok(()) => family.attached = family.found,
+        Err(why) => family.missing.push(MissingProbe {
+            what: UprobeProgram::FastPath.what().to_owned(),
+            why,
+        }),
+    }
+    family
 }
 
 /// Puts probes where polls can be expected to return to. A failure costs the ends of the first polls from

@@ -20,7 +20,7 @@ use crate::{
     atomics,
     emit::{count, emit},
     maps::{EMPTY_LOCK, HOLDS, LOCKS, PAIRS, config},
-    polls,
+    permits, polls,
     scratch::{self, Scratch},
     window,
 };
@@ -48,8 +48,12 @@ pub struct LockState {
     pub locked_since_ns: u64,
     /// When it was acquired, if that was seen and no release since, else 0.
     acquired_ns: u64,
-    /// Stack of that acquisition; of a lock of Tokio's of the first one that was seen.
-    pub acquire_stack: u64,
+    /// Stack of that acquisition.
+    acquire_stack: u64,
+    /// Of a lock whose acquisitions are seen without any wait, stack of the first one: it has the lock's name.
+    pub name_stack: u64,
+    /// Non-zero when probes stand in its fast paths.
+    pub is_watched: u64,
     /// Of a lock of Tokio's: tasks that are known to be in its queue.
     pub queued: u64,
     /// Of a lock of Tokio's: when it was last released.
@@ -130,16 +134,20 @@ pub unsafe fn one_less(state: *mut LockState) {
 
 /// A thread acquired the lock after waiting for it.
 #[inline(always)]
-pub fn acquired(lock: u64, operation: u32, tid: u32, stack: u64, at_ns: u64) {
-    if !wire::is_exclusive(operation) {
+pub fn acquired(thread: *mut wire::Thread, lock: u64, operation: u32, stack: u64, at_ns: u64) {
+    let Some(state) = known_or_new(lock) else {
         return;
-    }
-    if let Some(state) = known_or_new(lock) {
-        // SAFETY: a map value; the lock's holder writes these fields.
-        unsafe {
+    };
+    // SAFETY: a map value, and the running thread's record.
+    unsafe {
+        if (*state).is_watched != 0 {
+            permits::thread_acquired(thread, lock, stack, at_ns);
+        }
+        if wire::is_exclusive(operation) {
+            // The lock's holder writes these fields.
             (*state).acquired_ns = at_ns;
             (*state).acquire_stack = stack;
-            (*state).acquirer = tid;
+            (*state).acquirer = (*thread).tid;
             (*state).operation = operation;
             (*state).locked_since_ns = if (*state).sleepers != 0 { at_ns } else { 0 };
         }
@@ -163,6 +171,12 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         let seen_operation = (*state).operation;
         (*state).locked_since_ns = 0;
         (*state).acquired_ns = 0;
+        // Where the acquisition was seen nothing has to be concluded.
+        if (*state).is_watched != 0
+            && permits::thread_releases(thread, lock, operation, at_ns, stack)
+        {
+            return;
+        }
         if locked_since_ns == 0 {
             return;
         }
@@ -171,7 +185,7 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
             since_ns: locked_since_ns,
             at_most_ns: 0,
             acquire_stack: 0,
-            name_stack: 0,
+            name_stack: (*state).name_stack,
             release_stack: stack,
             operation,
             flags: 0,

@@ -25,7 +25,7 @@ use crate::{
     emit::{count, emit},
     holders::{self, Join, Wait},
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
-    polls, registers, scratch, threads, unwind, window,
+    permits, polls, registers, scratch, threads, unwind, window,
 };
 
 const DEPTH: u32 = wire::LOCK_DEPTH as u32;
@@ -68,6 +68,14 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
             (*thread).lock_waits += 1;
             waiting(1);
         }
+        let mut mutex = 0;
+        if is_condvar {
+            // `wait_until_internal(&self, mutex, …)` gives the mutex back, and takes it again.
+            let held = registers::argument(&ctx, 1);
+            if permits::thread_releases(thread, held, wire::LOCK_MUTEX, start_ns, 0) {
+                mutex = held;
+            }
+        }
         // A condvar's stack would tell where idle threads idle, at a price for each of their parks.
         let waiter_stack = if is_condvar || inside_another {
             0
@@ -83,6 +91,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
             operation,
             inside_another: u32::from(inside_another),
             asleep_ns: 0,
+            mutex,
         };
         (*thread).lock_depth = depth + 1;
     }
@@ -215,6 +224,9 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
             return 0;
         }
         let wait = pop(thread);
+        if wait.mutex != 0 {
+            permits::thread_acquired(thread, wait.mutex, 0, at_ns);
+        }
         if wait.inside_another == 0 {
             ended(thread, &wait, at_ns, registers::return_value(&ctx));
         }
@@ -389,13 +401,7 @@ pub unsafe fn task_wait_ended(
 unsafe fn acquired(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64) {
     // SAFETY: the caller's promise; masked below ACQUIRED, a power of two.
     unsafe {
-        holders::acquired(
-            wait.lock,
-            wait.operation,
-            (*thread).tid,
-            wait.waiter_stack,
-            at_ns,
-        );
+        holders::acquired(thread, wait.lock, wait.operation, wait.waiter_stack, at_ns);
         if (*thread).active_poll != 0 && wire::is_exclusive(wait.operation) {
             let n = (*thread).acquisitions;
             *acquisition(thread, n) = wire::Acquired {

@@ -12,6 +12,8 @@ mod cpu;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
+mod fast;
+#[cfg(target_arch = "bpf")]
 mod holders;
 #[cfg(target_arch = "bpf")]
 mod intern;

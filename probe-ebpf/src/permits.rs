@@ -143,8 +143,8 @@ unsafe fn wait(thread: *mut wire::Thread, call: &wire::AcquireCall, cookie: u64)
         }
         if let Some(state) = holders::known_or_new(call.semaphore) {
             atomics::add(&raw mut (*state).sleepers, 1);
-            if (*state).acquire_stack == 0 {
-                (*state).acquire_stack = wait.waiter_stack;
+            if (*state).name_stack == 0 {
+                (*state).name_stack = wait.waiter_stack;
             }
             // A release meanwhile may have been for this one already.
             if (*state).released_ns < call.start_ns {
@@ -178,11 +178,20 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
     // SAFETY: map values, and the running thread's record.
     unsafe {
         if let Some(state) = holders::known_or_new(call.semaphore)
-            && (*state).acquire_stack == 0
+            && (*state).name_stack == 0
         {
             // Once for each lock, so that also one that nobody ever waits for has a name.
-            (*state).acquire_stack = unwind::callers_stack(KIND_UPROBE);
+            (*state).name_stack = unwind::callers_stack(KIND_UPROBE);
         }
+    }
+    take(thread, &key, waiter_stack, at_ns);
+}
+
+/// Whoever the key names has acquired the lock, in the poll that the running thread is in, if it is in one.
+#[inline(always)]
+fn take(thread: *mut wire::Thread, key: &PermitsKey, acquire_stack: u64, at_ns: u64) {
+    // SAFETY: a map value, and the running thread's record.
+    unsafe {
         let poll_start_ns = match polls::innermost(thread) {
             Some(poll) => (*poll).start_ns,
             None => 0,
@@ -191,14 +200,14 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
             Some(permits) => {
                 (*permits).acquired_ns = at_ns;
                 (*permits).poll_start_ns = poll_start_ns;
-                (*permits).acquire_stack = waiter_stack;
+                (*permits).acquire_stack = acquire_stack;
                 (*permits).count += 1;
             }
             None => {
                 let permits = Permits {
                     acquired_ns: at_ns,
                     poll_start_ns,
-                    acquire_stack: waiter_stack,
+                    acquire_stack,
                     count: 1,
                 };
                 if PERMITS.insert(key, permits, 0).is_err() {
@@ -206,6 +215,80 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
                 }
             }
         }
+    }
+}
+
+/// The running thread has acquired a lock whose fast paths are probed. Its guard can't leave the thread.
+#[inline(always)]
+pub fn thread_acquired(thread: *mut wire::Thread, lock: u64, acquire_stack: u64, at_ns: u64) {
+    // SAFETY: the running thread's record.
+    let owner = u64::from(unsafe { (*thread).tid }) | IS_THREAD;
+    let key = PermitsKey {
+        semaphore: lock,
+        owner,
+    };
+    take(thread, &key, acquire_stack, at_ns);
+}
+
+/// The running thread releases such a lock. `release_stack` is 0 where it was not taken yet: then it is if the hold
+/// was long. False if the acquisition was not seen.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+pub unsafe fn thread_releases(
+    thread: *mut wire::Thread,
+    lock: u64,
+    operation: u32,
+    at_ns: u64,
+    release_stack: u64,
+) -> bool {
+    // SAFETY: the caller's promise, and map values.
+    unsafe {
+        let key = PermitsKey {
+            semaphore: lock,
+            owner: u64::from((*thread).tid) | IS_THREAD,
+        };
+        let (Some(permits), Some(state)) = (PERMITS.get_ptr_mut(key), holders::known(lock)) else {
+            return false;
+        };
+        // Whoever is woken by this release has nothing to add.
+        (*state).locked_since_ns = 0;
+        let since_ns = (*permits).acquired_ns;
+        let is_long = at_ns.saturating_sub(since_ns) >= config::sample_after_ns();
+        let (poll_start_ns, acquired_in_ns) = match polls::innermost(thread) {
+            Some(poll) => ((*poll).start_ns, (*permits).poll_start_ns),
+            None => (0, 0),
+        };
+        let is_across = acquired_in_ns != 0 && poll_start_ns != acquired_in_ns;
+        let release_stack = if release_stack == 0 && (is_long || is_across) {
+            unwind::user_stack(KIND_UPROBE)
+        } else {
+            release_stack
+        };
+        let is_only = (*permits).count == 1;
+        let hold = Held {
+            lock,
+            since_ns,
+            at_most_ns: if is_only {
+                at_ns.saturating_sub(since_ns)
+            } else {
+                0
+            },
+            acquire_stack: (*permits).acquire_stack,
+            name_stack: (*state).name_stack,
+            release_stack,
+            operation,
+            flags: u32::from(is_only) * wire::HOLD_EXACT
+                + u32::from(is_across) * wire::HOLD_ACROSS_AWAIT,
+        };
+        if is_only {
+            let _ = PERMITS.remove(key);
+        } else {
+            (*permits).count -= 1;
+        }
+        holders::ended(thread, &hold, at_ns);
+        true
     }
 }
 
@@ -315,7 +398,7 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
             since_ns,
             at_most_ns: 0,
             acquire_stack: 0,
-            name_stack: (*state).acquire_stack,
+            name_stack: (*state).name_stack,
             release_stack,
             operation: wire::LOCK_TOKIO_ACQUIRE,
             flags: 0,

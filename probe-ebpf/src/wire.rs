@@ -223,6 +223,28 @@ pub const fn lock_cookie_deadline_argument(cookie: u64) -> u32 {
     (cookie >> 8 & 0xff) as u32
 }
 
+/// [`fast_cookie`]'s word for an address relative to the probed instruction instead of a register.
+pub const FAST_PC_RELATIVE: u8 = 0xff;
+
+/// The cookie of a probe behind the instruction of a lock's fast path that acquires or releases it.
+///
+/// `register` is the one that the lock's address is in, as its place in words in x86-64's `struct pt_regs`, and
+/// `displacement` what to add to it. A `conditional` instruction (`lock cmpxchg`) has done its work only if the zero
+/// flag is set.
+pub const fn fast_cookie(
+    operation: u32,
+    is_release: bool,
+    is_conditional: bool,
+    register: u8,
+    displacement: i32,
+) -> u64 {
+    (operation & 0xff) as u64
+        | (is_release as u64) << 8
+        | (is_conditional as u64) << 9
+        | (register as u64) << 16
+        | (displacement as u32 as u64) << 32
+}
+
 /// The wait ended with the lock.
 pub const OUTCOME_ACQUIRED: u32 = 1;
 /// The wait ended without it, at its deadline.
@@ -650,6 +672,8 @@ pub struct LockFrame {
     pub inside_another: u32,
     /// When the thread last fell asleep in it, 0 while it is awake.
     pub asleep_ns: u64,
+    /// Of a condvar: the mutex that was seen to be held, and will be taken back, else 0.
+    pub mutex: u64,
 }
 
 /// A lock that the active poll has acquired after waiting, and that was not seen to be released.

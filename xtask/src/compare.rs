@@ -10,7 +10,9 @@ mod across_await;
 mod examples;
 mod holders;
 mod holds;
+mod ownership;
 mod polls;
+mod visible;
 mod waits;
 
 use std::fmt;
@@ -25,6 +27,8 @@ use crate::truth::Truth;
 
 /// Durations agree when they differ by no more.
 const DURATION_TOLERANCE_NS: u64 = 300_000;
+/// The same thread's hold of the same lock is the same hold, if they ended so close to each other.
+const SAME_END_NS: u64 = 1_000_000;
 /// Shorter lock waits are not compared: the probes' own time is a good part of them.
 const LONG_WAIT_NS: u64 = 100_000;
 /// How far the flamegraph's total may be from the report's.
@@ -64,6 +68,7 @@ pub fn run(truth: &Path, dir: &Path) -> Result<ExitCode> {
     checks.extend(waits::waits(&truth, &report));
     checks.extend(holders::holders(&truth, &report));
     checks.extend(holds::holds(&truth, &report));
+    checks.extend(visible::visible_holds(&truth, &report));
     checks.extend(across_await::across_await(&truth, &report));
     checks.push(flame(&report, flame_ns));
     for check in &checks {

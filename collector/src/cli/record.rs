@@ -42,6 +42,10 @@ pub struct Args {
     /// CPU samples for each second; they cost nothing while no poll is long
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
+    /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of
+    /// parking_lot's and std's locks that debug information tells of, at half a microsecond for each use of a lock
+    #[arg(long)]
+    uncontended: bool,
     /// A thread that waits for one lock for so long is told of at once
     #[arg(long, default_value = "10s", value_parser = stuck_after)]
     stuck_after: Duration,
@@ -115,6 +119,7 @@ impl Args {
                 sample_everything: false,
             },
             debug_sources: self.debug.sources(),
+            uncontended: self.uncontended,
             stuck_after: Nanos(self.stuck_after.as_nanos() as u64),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

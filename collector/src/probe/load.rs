@@ -77,6 +77,8 @@ pub enum UprobeProgram {
     AcquireDropped,
     /// Permits are given back.
     PermitsReleased,
+    /// Behind the instruction of a lock's fast path; the cookie is a `wire::fast_cookie`.
+    FastPath,
 }
 
 impl UprobeProgram {
@@ -92,6 +94,7 @@ impl UprobeProgram {
             UprobeProgram::AcquireReturn => "acquire_return",
             UprobeProgram::AcquireDropped => "acquire_dropped",
             UprobeProgram::PermitsReleased => "permits_released",
+            UprobeProgram::FastPath => "fast_path",
         }
     }
 
@@ -107,6 +110,7 @@ impl UprobeProgram {
             | UprobeProgram::AcquireReturn
             | UprobeProgram::AcquireDropped => "tasks' lock waits",
             UprobeProgram::PermitsReleased => "tasks' holds",
+            UprobeProgram::FastPath => "locks that nobody waits for",
         }
     }
 
@@ -434,6 +438,7 @@ mod tests {
             UprobeProgram::AcquireReturn,
             UprobeProgram::AcquireDropped,
             UprobeProgram::PermitsReleased,
+            UprobeProgram::FastPath,
         ] {
             if let Err(error) =
                 probes.attach_uprobes(program, Path::new("/proc/self/exe"), &[point])

@@ -322,6 +322,85 @@ pub fn flag_of_first_argument(code: &[u8]) -> Option<u64> {
     })
 }
 
+/// An instruction that changes a lock's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Address of the instruction behind it.
+    pub next: u64,
+    /// It changes it only if it is as expected (`cmpxchg`).
+    pub is_conditional: bool,
+    /// Where the lock's address is: a register, as its place in words in `struct pt_regs`; None for an address relative
+    /// to `next`.
+    pub register: Option<u8>,
+    /// What to add.
+    pub displacement: i32,
+}
+
+/// The first instruction in `code` at `vaddr` that changes a word in memory atomically, if a probe behind it can tell
+/// which word.
+pub fn change_of_a_lock(code: &[u8], vaddr: u64) -> Option<Change> {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        let to_memory = instruction.op0_kind() == iced_x86::OpKind::Memory;
+        // An exchange with memory needs no prefix.
+        let is_exchange = instruction.mnemonic() == iced_x86::Mnemonic::Xchg
+            && (to_memory || instruction.op1_kind() == iced_x86::OpKind::Memory);
+        let is_change = is_exchange || (to_memory && instruction.has_lock_prefix());
+        if !is_change {
+            continue;
+        }
+        let next = instruction.next_ip();
+        let is_conditional = instruction.mnemonic() == iced_x86::Mnemonic::Cmpxchg;
+        if instruction.memory_index() != Register::None
+            || instruction.segment_prefix() != Register::None
+        {
+            return None;
+        }
+        let relative = instruction.is_ip_rel_memory_operand();
+        let (register, distance) = if relative {
+            let target = instruction.ip_rel_memory_address();
+            (None, target.wrapping_sub(next) as i64)
+        } else {
+            let register = place_in_registers(instruction.memory_base())?;
+            (Some(register), instruction.memory_displacement64() as i64)
+        };
+        return Some(Change {
+            next,
+            is_conditional,
+            register,
+            displacement: i32::try_from(distance).ok()?,
+        });
+    }
+    None
+}
+
+/// Where a register is in x86-64's `struct pt_regs`, in words.
+fn place_in_registers(register: Register) -> Option<u8> {
+    const PLACES: [(Register, u8); 16] = [
+        (Register::R15, 0),
+        (Register::R14, 1),
+        (Register::R13, 2),
+        (Register::R12, 3),
+        (Register::RBP, 4),
+        (Register::RBX, 5),
+        (Register::R11, 6),
+        (Register::R10, 7),
+        (Register::R9, 8),
+        (Register::R8, 9),
+        (Register::RAX, 10),
+        (Register::RCX, 11),
+        (Register::RDX, 12),
+        (Register::RSI, 13),
+        (Register::RDI, 14),
+        (Register::RSP, 19),
+    ];
+    let mut places = PLACES.iter();
+    places
+        .find(|(known, _)| *known == register)
+        .map(|(_, place)| *place)
+}
+
 /// Whether function `code` looks at its first argument's register at all before it puts something else
 /// there. A call or a jump away counts as a look: it may hand the argument on.
 pub fn reads_first_argument(code: &[u8]) -> bool {
@@ -461,6 +540,45 @@ mod tests {
         assert_eq!(flag_of_first_argument(&code), Some(0x38));
         assert_eq!(field_whose_target_is_locked(&code[..6]), None);
         assert_eq!(flag_of_first_argument(&code[..6]), None);
+    }
+
+    /// What the fast paths of locks look like, and where the lock is.
+    #[test]
+    fn changes_of_locks() {
+        let change = |code: &[u8]| change_of_a_lock(code, 0x1000);
+        // mov cl, 1; lock cmpxchg [rdi+0x10], cl; jne
+        assert_eq!(
+            change(&[0xb1, 1, 0xf0, 0x0f, 0xb0, 0x4f, 0x10, 0x75, 9]),
+            Some(Change {
+                next: 0x1007,
+                is_conditional: true,
+                register: Some(14),
+                displacement: 0x10,
+            })
+        );
+        // xchg [rbx-8], eax; cmp eax, 2
+        assert_eq!(
+            change(&[0x87, 0x43, 0xf8, 0x83, 0xf8, 2]),
+            Some(Change {
+                next: 0x1003,
+                is_conditional: false,
+                register: Some(5),
+                displacement: -8,
+            })
+        );
+        // lock xadd [rip+0x20], rax
+        assert_eq!(
+            change(&[0xf0, 0x48, 0x0f, 0xc1, 0x05, 0x20, 0, 0, 0]),
+            Some(Change {
+                next: 0x1009,
+                is_conditional: false,
+                register: None,
+                displacement: 0x20,
+            })
+        );
+        // lock cmpxchg [rdi+rax*8], rcx: which word is not known behind it, as rax may have changed
+        assert_eq!(change(&[0xf0, 0x48, 0x0f, 0xb1, 0x0c, 0xc7]), None);
+        assert_eq!(change(&[0x90, 0xc3]), None);
     }
 
     /// Of the ways to call through memory, one is that of a table's first function.

@@ -12,9 +12,35 @@ fn compare(runtime: &str, scenarios: &[&str], duration: &str) {
     compare_program(&program("CONTENTION"), &args, duration);
 }
 
+/// One scenario, recorded so that waits and holds of milliseconds have events of their own, with nothing left out of the
+/// comparison.
+#[track_caller]
+fn compare_closely(runtime: &str, scenario: &str) {
+    let args = ["--runtime", runtime, "--scenario", scenario];
+    let more = ["--threshold", "100us"];
+    let compared = compare_recording(&program("CONTENTION"), &args, "10s", &more);
+    assert!(
+        !compared.figures.contains("not compared"),
+        "{scenario}: the report lacks what is to be compared"
+    );
+}
+
 /// Records the contention workload while it writes down the truth, and compares.
 #[track_caller]
 pub fn compare_program(contention: &Path, args: &[&str], duration: &str) -> Recorded {
+    compare_recording(contention, args, duration, &[]).recorded
+}
+
+/// A recording that agrees with the truth.
+struct Compared {
+    recorded: Recorded,
+    /// What `xtask compare` printed.
+    figures: String,
+}
+
+/// The same with more arguments for the recording.
+#[track_caller]
+fn compare_recording(contention: &Path, args: &[&str], duration: &str, more: &[&str]) -> Compared {
     let folder = holdup::folder();
     let truth = folder.path().join("truth.jsonl");
     let mut command = Command::new(contention);
@@ -24,7 +50,7 @@ pub fn compare_program(contention: &Path, args: &[&str], duration: &str) -> Reco
         .args(args);
     let workload = Workload::spawn(&mut command);
     workload.wait_for("ready");
-    let recorded = holdup::record(workload.pid, duration);
+    let recorded = holdup::record_with(workload.pid, duration, more);
     workload.stop();
 
     let output = Command::new(program("XTASK"))
@@ -32,13 +58,13 @@ pub fn compare_program(contention: &Path, args: &[&str], duration: &str) -> Reco
         .args([&truth, recorded.dir()])
         .output()
         .expect("xtask can be started");
-    let figures = String::from_utf8_lossy(&output.stdout);
+    let figures = String::from_utf8_lossy(&output.stdout).into_owned();
     println!(
         "{args:?}:\n{figures}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(output.status.success(), "{args:?}: report and truth differ");
-    recorded
+    Compared { recorded, figures }
 }
 
 /// Everything that holdup knows of at once, on the scheduler that servers use.
@@ -74,4 +100,66 @@ fn a_handed_off_poll_ends_there() {
 #[ignore = "live: cargo xtask test"]
 fn nested_runtimes_count() {
     compare("multi_thread", &["--scenario", "nested"], "10s");
+}
+
+/// One of std's mutexes, between threads and tasks.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn std_mutex_agrees_with_the_truth() {
+    compare_closely("multi_thread", "std-mutex");
+}
+
+/// One of std's reader-writer locks, between threads and tasks.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn std_rwlock_agrees_with_the_truth() {
+    compare_closely("multi_thread", "std-rwlock");
+}
+
+/// Tasks that wait for tokio's mutexes, and go on on other threads.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn tokio_mutex_agrees_with_the_truth() {
+    compare_closely("multi_thread", "tokio-mutex");
+}
+
+/// Tasks that wait for tokio's reader-writer locks.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn tokio_rwlock_agrees_with_the_truth() {
+    compare_closely("multi_thread", "tokio-rwlock");
+}
+
+/// Tasks that wait for permits, of which several have one at the same time.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn tokio_semaphore_agrees_with_the_truth() {
+    compare_closely("multi_thread", "tokio-semaphore");
+}
+
+/// A lock of tokio's that is held across an await is told from one that is not.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn tokio_across_an_await_agrees_with_the_truth() {
+    for runtime in ["multi_thread", "current_thread"] {
+        compare_closely(runtime, "tokio-across-await");
+    }
+}
+
+/// parking_lot's locks that are held across an await are told from one that is not.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn parking_lot_across_an_await_agrees_with_the_truth() {
+    for runtime in ["multi_thread", "current_thread"] {
+        compare_closely(runtime, "parking-lot-across-await");
+    }
+}
+
+/// std's locks that are held across an await are told from one that is not.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn std_across_an_await_agrees_with_the_truth() {
+    for runtime in ["multi_thread", "current_thread"] {
+        compare_closely(runtime, "std-across-await");
+    }
 }

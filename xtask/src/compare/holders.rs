@@ -9,15 +9,13 @@
 //! holds of 5               ├───────────┤     thread 5
 //! ```
 //!
-//! Between a release and the return of the call that acquired the lock then, it belongs to who acquires it: that
-//! one has been woken and is not running yet, or tokio has given it the lock and its thread is busy with other tasks.
-//!
 //! Several can have a reader-writer lock or a semaphore at the same time, all of them for the whole wait, and of readers
 //! the last one's release alone can be seen. So there the thread that is named must have had the lock for nine tenths of the
 //! time that is said to be its share, or for nine tenths of the longest that anybody had it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::ownership::Releases;
 use super::{Check, LONG_WAIT_NS, share_of};
 use crate::reported::{LockWait, Reported};
 use crate::truth::{Family, Lock, Span, Truth};
@@ -93,28 +91,18 @@ struct Owned {
 
 /// Who had each lock when.
 fn owned(truth: &Truth) -> BTreeMap<u64, Vec<Owned>> {
-    let mut releases: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-    for hold in &truth.holds {
-        let of_lock = releases.entry(hold.addr).or_default();
-        of_lock.insert(hold.span.end_ns());
-    }
+    let releases = Releases::new(truth);
     let mut owned: BTreeMap<u64, Vec<Owned>> = BTreeMap::new();
     for hold in &truth.holds {
-        let acquired_ns = hold.span.start_ns;
-        let released_before = || releases[&hold.addr].range(..=acquired_ns).next_back();
-        let start_ns = match hold.contended {
-            true => released_before().copied().unwrap_or(acquired_ns),
-            false => acquired_ns,
-        };
-        let span = Span {
-            start_ns,
-            ns: hold.span.end_ns() - start_ns,
-        };
+        let start_ns = releases.owned_since_ns(hold);
         let of_lock = owned.entry(hold.addr).or_default();
         of_lock.push(Owned {
             tid: hold.tid,
-            span,
-            acquired_ns,
+            span: Span {
+                start_ns,
+                ns: hold.span.end_ns() - start_ns,
+            },
+            acquired_ns: hold.span.start_ns,
         });
     }
     owned

@@ -1,24 +1,21 @@
-//! Holds. What enters: those of the truth and those of the report. What leaves: how far the exact ones differ, whether
-//! the bounds are any, and whether the report lacks one that it could see.
+//! Holds. What enters: those of the truth and those of the report. What leaves: how far the exact ones differ, and whether
+//! the bounds are any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{Check, DURATION_TOLERANCE_NS, LONG_WAIT_NS, none_of, quantile, share_of};
+use super::ownership::Releases;
+use super::{Check, DURATION_TOLERANCE_NS, SAME_END_NS, none_of, quantile, share_of};
 use crate::reported::{self, Reported};
-use crate::truth::{Hold, Operation, Truth};
+use crate::truth::{Hold, Truth};
 
-/// The same thread's hold of the same lock is the same hold, if they ended so close to each other.
-const SAME_END_NS: u64 = 1_000_000;
 /// So many of the report's holds must be in the truth, and so many of the exact ones must agree.
 const AGREEING: f64 = 0.995;
-/// So many of the holds that could be seen from both ends must be in the report.
-const SEEN: f64 = 0.99;
-
 pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
     let Some(reported) = &report.holds else {
         return Vec::new();
     };
     let happened = ByThread::new(truth);
+    let releases = Releases::new(truth);
     let (mut known, mut same) = (0, 0);
     let mut differences = Vec::new();
     let (mut too_long, mut too_short, mut not_across) = (Vec::new(), Vec::new(), Vec::new());
@@ -44,11 +41,12 @@ pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
         };
         if hold.is_exact {
             differences.extend(durations.map(|ns| ns.abs_diff(hold.at_least_ns)).min());
-        } else if durations
-            .max()
-            .is_some_and(|ns| hold.at_least_ns > ns + DURATION_TOLERANCE_NS)
-        {
-            too_long.push(says(hold.at_least_ns));
+        } else {
+            let owned_ns = true_hold.span.end_ns() - releases.owned_since_ns(true_hold);
+            let longest_ns = durations.fold(owned_ns, u64::max);
+            if hold.at_least_ns > longest_ns + DURATION_TOLERANCE_NS {
+                too_long.push(says(hold.at_least_ns));
+            }
         }
         if let Some(at_most_ns) = hold.at_most_ns
             && at_most_ns + DURATION_TOLERANCE_NS < true_hold.span.ns
@@ -81,7 +79,6 @@ pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
         none_of("lower bounds above the truth", &too_long),
         none_of("upper bounds below the truth", &too_short),
         none_of("holds across an await that were not", &not_across),
-        seen(truth, report, reported),
     ]
 }
 
@@ -118,69 +115,11 @@ impl<'a> ByThread<'a> {
     }
 }
 
-/// Who acquired a lock after a wait went through its slow path, and who released it while somebody had been waiting for long went
-/// through that one: such a hold is to be in the report. Of readers it cannot be asked: all but the last leave
-/// by the fast path.
-fn seen(truth: &Truth, report: &Reported, reported: &[reported::Hold]) -> Check {
-    let long_waits = || {
-        let waits = truth.lock_waits.iter();
-        waits.filter(|wait| wait.span.ns >= LONG_WAIT_NS)
-    };
-    let waited_until: BTreeSet<(u64, u64)> = long_waits()
-        .map(|wait| (wait.addr, wait.span.end_ns()))
-        .collect();
-    let (mut visible, mut found) = (0, 0);
-    for hold in &truth.holds {
-        let end_ns = hold.span.end_ns();
-        let is_waited_for = || {
-            long_waits().any(|wait| {
-                wait.addr == hold.addr
-                    && wait.span.start_ns + LONG_WAIT_NS <= end_ns
-                    && wait.span.end_ns() > end_ns
-            })
-        };
-        if hold.span.ns >= report.threshold_ns + DURATION_TOLERANCE_NS
-            && hold.span.is_within(report.recorded)
-            && leaves_alone(hold.op)
-            && waited_until.contains(&(hold.addr, hold.span.start_ns))
-            && is_waited_for()
-        {
-            visible += 1;
-            found += usize::from(reported.iter().any(|it| {
-                it.lock == hold.addr
-                    && it.tid == hold.tid
-                    && it.end_ns.abs_diff(end_ns) <= SAME_END_NS
-            }));
-        }
-    }
-    let mut check = share_of("holds seen from both ends", found, visible, SEEN);
-    if visible - found == 1 {
-        check.allowed.push_str(" or but one");
-        check.holds = true;
-    }
-    check
-}
-
-/// Nobody else's release can be the one that wakes the waiters.
-fn leaves_alone(op: Operation) -> bool {
-    match op {
-        Operation::Mutex
-        | Operation::RwExclusive
-        | Operation::StdMutex
-        | Operation::StdWrite
-        | Operation::TokioAcquire => true,
-        Operation::RwShared
-        | Operation::RwUpgradable
-        | Operation::RwUpgrade
-        | Operation::StdRead => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::examples::{LOCK, MS, hold, lock, report, span, truth, wrong};
     use super::*;
-    use crate::truth::{Family, LockWait};
+    use crate::truth::{Family, Operation};
 
     /// Thread 4 held the lock from 10 ms on for 8 ms, and this is what the report says of it.
     fn reported(at_least_ns: u64, is_exact: bool) -> reported::Hold {
@@ -239,6 +178,27 @@ mod tests {
         assert_eq!(at_most(60 * MS), [""; 0]);
         assert_eq!(at_most(7_700_000), [""; 0]);
         assert_eq!(at_most(7_699_999), ["upper bounds below the truth"]);
+    }
+
+    /// Who had to wait may be said to hold the lock since he was woken, which was before he ran.
+    #[test]
+    fn a_lock_belongs_to_who_is_woken() {
+        let mut truth = truth(&[]);
+        truth.locks.insert(LOCK, lock(Family::Std, true));
+        truth.holds = vec![hold(5, span(0, 7 * MS)), happened()];
+        let mut report = report(&[]);
+        report.holds = Some(vec![reported(11 * MS, false)]);
+        assert_eq!(
+            wrong(&holds(&truth, &report)),
+            ["lower bounds above the truth"]
+        );
+        truth.holds[1].contended = true;
+        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
+        report.holds = Some(vec![reported(11 * MS + 300_001, false)]);
+        assert_eq!(
+            wrong(&holds(&truth, &report)),
+            ["lower bounds above the truth"]
+        );
     }
 
     /// Another thread's hold, and one that ended at another time, are other holds.
@@ -310,28 +270,5 @@ mod tests {
             ..happened()
         };
         assert_eq!(compared(across, says), [""; 0]);
-    }
-
-    /// Two holds whose both ends somebody waited for: one may be missing, not both. A reader's may.
-    #[test]
-    fn holds_that_can_be_seen_are_reported() {
-        let mut truth = truth(&[]);
-        truth.locks.insert(LOCK, lock(Family::Std, true));
-        let wait = |start_ms, ms| LockWait {
-            addr: LOCK,
-            span: span(start_ms, ms * MS),
-        };
-        truth.lock_waits = vec![wait(5, 5), wait(12, 8), wait(35, 5), wait(42, 8)];
-        truth.holds = vec![happened(), hold(4, span(40, 8 * MS))];
-        let mut report = report(&[]);
-        report.holds = Some(vec![reported(8 * MS, true)]);
-        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
-        report.holds = Some(Vec::new());
-        assert_eq!(
-            wrong(&holds(&truth, &report)),
-            ["holds seen from both ends"]
-        );
-        truth.holds[0].op = Operation::StdRead;
-        assert_eq!(wrong(&holds(&truth, &report)), [""; 0]);
     }
 }

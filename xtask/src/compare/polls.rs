@@ -86,7 +86,7 @@ pub fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
         }
         if poll.span.ns < threshold + THRESHOLD_BAND_NS {
             near_threshold += 1;
-        } else if poll.span.ns.saturating_sub(poll.run_queue_ns) < threshold {
+        } else if poll.span.ns.saturating_sub(poll.run_queue_ns) < threshold + THRESHOLD_BAND_NS {
             preempted += 1;
         } else {
             report_total += poll.span.ns;

@@ -150,6 +150,7 @@ pub async fn check_limit(mut rng: fastrand::Rng) {
         {
             let mut limits = tokio_lock!(LIMITS);
             limits.checked += 1;
+            thread::sleep(pace::millis(&mut rng, 0.2..0.6));
         }
         tokio::time::sleep(pace::millis(&mut rng, 10.0..30.0)).await;
     }

@@ -2,7 +2,8 @@
 //!
 //! Macros, not methods: the call of `lock` must stand in the function that wants the lock, because
 //! that is the call site holdup has to name. A wait is measured only where the lock was not free;
-//! then `lock` goes through the slow path, unless the holder leaves in between.
+//! then `lock` goes through the slow path, unless the holder leaves in between. A wait for one of tokio's locks is
+//! measured where it took more than one poll.
 
 mod addresses;
 
@@ -68,7 +69,7 @@ impl<G: DerefMut> DerefMut for Held<G> {
     }
 }
 
-/// Takes a lock: `$attempt` gives a guard if it is free, `$take` waits. For debuggers all of it is one line of the
+/// Takes a lock that threads wait for: `$attempt` gives a guard if it is free, `$take` waits. For debuggers all of it is one line of the
 /// caller.
 #[collapse_debuginfo(yes)]
 macro_rules! take {
@@ -215,17 +216,22 @@ macro_rules! std_write {
     }};
 }
 
+/// Acquires one of tokio's locks: `$acquire` awaits it.
+#[collapse_debuginfo(yes)]
+macro_rules! acquire {
+    ($named:ident, $acquire:expr) => {{
+        let attempt = $crate::truth::Attempt::begin($named.name, "tokio_acquire", $named.addr());
+        let guard = $acquire;
+        $crate::locks::Held::new(attempt.acquired(), guard)
+    }};
+}
+
 /// Takes one of tokio's mutexes, in a task.
 #[collapse_debuginfo(yes)]
 macro_rules! tokio_lock {
     ($named:expr) => {{
         let named = &$named;
-        $crate::locks::take!(
-            named,
-            "tokio_acquire",
-            named.lock.try_lock().ok(),
-            named.lock.lock().await
-        )
+        $crate::locks::acquire!(named, named.lock.lock().await)
     }};
 }
 
@@ -233,12 +239,7 @@ macro_rules! tokio_lock {
 macro_rules! tokio_read {
     ($named:expr) => {{
         let named = &$named;
-        $crate::locks::take!(
-            named,
-            "tokio_acquire",
-            named.lock.try_read().ok(),
-            named.lock.read().await
-        )
+        $crate::locks::acquire!(named, named.lock.read().await)
     }};
 }
 
@@ -246,12 +247,7 @@ macro_rules! tokio_read {
 macro_rules! tokio_write {
     ($named:expr) => {{
         let named = &$named;
-        $crate::locks::take!(
-            named,
-            "tokio_acquire",
-            named.lock.try_write().ok(),
-            named.lock.write().await
-        )
+        $crate::locks::acquire!(named, named.lock.write().await)
     }};
 }
 
@@ -260,16 +256,14 @@ macro_rules! tokio_write {
 macro_rules! tokio_acquire {
     ($named:expr) => {{
         let named = &$named;
-        $crate::locks::take!(
+        $crate::locks::acquire!(
             named,
-            "tokio_acquire",
-            named.lock.try_acquire().ok(),
             named.lock.acquire().await.expect("it is never closed")
         )
     }};
 }
 
 pub(crate) use {
-    lock, lock_for, read, std_lock, std_read, std_write, take, tokio_acquire, tokio_lock,
+    acquire, lock, lock_for, read, std_lock, std_read, std_write, take, tokio_acquire, tokio_lock,
     tokio_read, tokio_write, upgradable_read, upgrade, write,
 };

@@ -61,7 +61,7 @@ pub async fn reserve_items(mut rng: fastrand::Rng) {
         {
             let mut stock = std_lock!(STOCK);
             stock.items += 1;
-            thread::sleep(pace::millis(&mut rng, 0.2..0.6));
+            thread::sleep(pace::millis(&mut rng, 0.5..3.0));
         }
         tokio::time::sleep(pace::millis(&mut rng, 20.0..60.0)).await;
     }
@@ -106,7 +106,7 @@ pub async fn change_price(mut rng: fastrand::Rng) {
         {
             let mut prices = std_write!(PRICES);
             prices.version += 1;
-            thread::sleep(pace::millis(&mut rng, 0.2..0.6));
+            thread::sleep(pace::millis(&mut rng, 0.5..3.0));
         }
         tokio::time::sleep(pace::millis(&mut rng, 40.0..100.0)).await;
     }

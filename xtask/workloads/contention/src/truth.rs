@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::time::{ClockId, clock_gettime};
 
 pub use file::TruthFile;
-pub use locks::{Hold, Wait, condvar_wait};
+pub use locks::{Attempt, Hold, Wait, condvar_wait};
 
 /// Shorter polls are only counted.
 pub const POLL_FLOOR_NS: u64 = 100_000;

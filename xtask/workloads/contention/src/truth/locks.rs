@@ -6,6 +6,9 @@
 //!          ├──── Wait ────────┤
 //!                             ├──── Hold ─────────────┤ the real unlock follows
 //! ```
+//!
+//! tokio's locks are not tried first: who calls `lock` without need leaves a trace, unlike with the others' locks, and is to
+//! leave it here as in every other program.
 
 use super::{
     Event, HOLD_FLOOR_NS, PRESENT_POLL, PresentPoll, Span, WAIT_FLOOR_NS, now, record, tid,
@@ -58,6 +61,32 @@ impl Wait {
             span.ns,
             (span.ns >= WAIT_FLOOR_NS).then_some(event),
         );
+    }
+}
+
+/// A task's attempt to acquire one of tokio's locks. It had to wait if it is in another poll when it has the lock.
+pub struct Attempt {
+    wait: Wait,
+    begun_in: Option<PresentPoll>,
+}
+
+impl Attempt {
+    #[inline(always)]
+    pub fn begin(lock: &'static str, op: &'static str, addr: usize) -> Self {
+        Self {
+            begun_in: PRESENT_POLL.get(),
+            wait: Wait::begin(lock, op, addr),
+        }
+    }
+
+    #[inline(always)]
+    pub fn acquired(self) -> Hold {
+        let Wait { lock, op, addr, .. } = self.wait;
+        if self.begun_in == PRESENT_POLL.get() {
+            Hold::begin(lock, op, addr)
+        } else {
+            self.wait.acquired()
+        }
     }
 }
 

@@ -1,0 +1,437 @@
+//! Debug information goes in; the places come out where parking_lot's and std's locks are acquired and released without
+//! waiting. The code is inlined everywhere, a few instructions around the one that changes the lock's word:
+//!
+//! ```text
+//!   DW_TAG_inlined_subroutine  DW_AT_abstract_origin <parking_lot::raw_mutex::RawMutex as …>::lock
+//!                              0x8a40..0x8a4c        lock cmpxchg %cl,0x10(%rdi)
+//!                                                    jne slow                     < here a probe goes
+//! ```
+//!
+//! Separate from `sites`, because it reads all of the debug information and is only done when asked for.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gimli::{
+    AttributeValue, DebugInfoOffset, DwarfSections, EndianSlice, LittleEndian, UnitHeader,
+};
+use holdup_probe_ebpf::wire;
+
+use super::binary::Binary;
+use super::elf::{Elf, ElfError};
+use super::insn::{self, Change, FirstInstruction};
+use super::names::plain_path;
+use super::sites::{Site, site};
+use super::split::Slice;
+
+/// Places that are kept: a Citadel server has some thousands.
+const PLACES_LIMIT: usize = 1 << 16;
+/// Bytes of one range that are looked at: a fast path has some dozen.
+const RANGE_LIMIT: u64 = 4 << 10;
+/// As many threads as for the other reading of debug information.
+const THREADS_LIMIT: usize = 4;
+
+/// What the functions do whose code is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Does {
+    operation: u32,
+    is_release: bool,
+}
+
+const fn acquires(operation: u32) -> Does {
+    Does {
+        operation,
+        is_release: false,
+    }
+}
+
+const fn releases(operation: u32) -> Does {
+    Does {
+        operation,
+        is_release: true,
+    }
+}
+
+/// Functions that have the instruction in them, by `plain_path` of their names.
+const FUNCTIONS: [(&str, Does); 24] = [
+    (
+        "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutex>::lock",
+        acquires(wire::LOCK_MUTEX),
+    ),
+    (
+        "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutex>::try_lock",
+        acquires(wire::LOCK_MUTEX),
+    ),
+    (
+        "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutexTimed>::try_lock_for",
+        acquires(wire::LOCK_MUTEX),
+    ),
+    (
+        "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutexTimed>::try_lock_until",
+        acquires(wire::LOCK_MUTEX),
+    ),
+    (
+        "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutex>::unlock",
+        releases(wire::LOCK_MUTEX),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLock>::lock_shared",
+        acquires(wire::LOCK_RW_SHARED),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLock>::try_lock_shared",
+        acquires(wire::LOCK_RW_SHARED),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLock>::unlock_shared",
+        releases(wire::LOCK_RW_SHARED),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLock>::lock_exclusive",
+        acquires(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLock>::try_lock_exclusive",
+        acquires(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLock>::unlock_exclusive",
+        releases(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockRecursive>::lock_shared_recursive",
+        acquires(wire::LOCK_RW_SHARED),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockUpgrade>::lock_upgradable",
+        acquires(wire::LOCK_RW_UPGRADABLE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockUpgrade>::try_lock_upgradable",
+        acquires(wire::LOCK_RW_UPGRADABLE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockUpgrade>::unlock_upgradable",
+        releases(wire::LOCK_RW_UPGRADABLE),
+    ),
+    (
+        "std::sys::sync::mutex::futex::Mutex::lock",
+        acquires(wire::LOCK_STD_MUTEX),
+    ),
+    (
+        "std::sys::sync::mutex::futex::Mutex::try_lock",
+        acquires(wire::LOCK_STD_MUTEX),
+    ),
+    (
+        "std::sys::sync::mutex::futex::Mutex::unlock",
+        releases(wire::LOCK_STD_MUTEX),
+    ),
+    (
+        "std::sys::sync::rwlock::futex::RwLock::read",
+        acquires(wire::LOCK_STD_READ),
+    ),
+    (
+        "std::sys::sync::rwlock::futex::RwLock::write",
+        acquires(wire::LOCK_STD_WRITE),
+    ),
+    (
+        "std::sys::sync::rwlock::futex::RwLock::read_unlock",
+        releases(wire::LOCK_STD_READ),
+    ),
+    (
+        "std::sys::sync::rwlock::futex::RwLock::write_unlock",
+        releases(wire::LOCK_STD_WRITE),
+    ),
+    (
+        "std::sys::sync::rwlock::futex::RwLock::try_read",
+        acquires(wire::LOCK_STD_READ),
+    ),
+    (
+        "std::sys::sync::rwlock::futex::RwLock::try_write",
+        acquires(wire::LOCK_STD_WRITE),
+    ),
+];
+
+/// What every mangled name in question contains one of, because demangling all of them would take a second.
+const NEEDLES: [&[u8]; 4] = [
+    b"raw_mutex..RawMutex$u20$as",
+    b"raw_rwlock..RawRwLock$u20$as",
+    b"4sync5mutex5futexNt",
+    b"4sync6rwlock5futexNt",
+];
+/// The same of v0 mangling.
+const NEEDLES_V0: [&[u8]; 2] = [b"9raw_mutex", b"10raw_rwlock"];
+
+/// One place for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// Where.
+    pub site: Site,
+    /// A `wire::fast_cookie`.
+    pub cookie: u64,
+}
+
+/// The places in a binary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FastPaths {
+    /// In the order of their addresses.
+    pub places: Vec<FastPath>,
+    /// Inlined copies in which the instruction was not found, or in a form that a probe can't use.
+    pub not_understood: usize,
+}
+
+/// Where a binary acquires and releases locks without waiting; nothing without debug information.
+pub fn find(binary: &Binary) -> Result<FastPaths, ElfError> {
+    let code = binary.code()?;
+    let Some(described) = binary.described()? else {
+        return Ok(FastPaths::default());
+    };
+    if !code.is_x86_64() {
+        return Ok(FastPaths::default());
+    }
+    let copies = copies(&described)?;
+    let mut result = FastPaths::default();
+    let mut places = BTreeMap::new();
+    for (does, ranges) in copies {
+        // Debug information keeps functions that the linker dropped, at addresses where no code is.
+        let is_there = |range: &Range| code.file_offset(range.begin).is_some();
+        if !ranges.iter().all(is_there) {
+            continue;
+        }
+        match place(&code, binary, does, &ranges) {
+            Some((vaddr, path)) => {
+                places.insert(vaddr, path);
+            }
+            None => result.not_understood += 1,
+        }
+        if places.len() >= PLACES_LIMIT {
+            break;
+        }
+    }
+    result.places = places.into_values().collect();
+    Ok(result)
+}
+
+/// The probe for one copy of a fast path.
+fn place(code: &Elf<'_>, binary: &Binary, does: Does, ranges: &[Range]) -> Option<(u64, FastPath)> {
+    let change = ranges.iter().find_map(|range| {
+        let length = (range.end - range.begin).min(RANGE_LIMIT) as usize;
+        insn::change_of_a_lock(code.bytes_at(range.begin, length), range.begin)
+    })?;
+    let Change {
+        next,
+        is_conditional,
+        register,
+        displacement,
+    } = change;
+    let site = site(code, binary, next)?;
+    if site.price == FirstInstruction::Refused {
+        return None;
+    }
+    let cookie = wire::fast_cookie(
+        does.operation,
+        does.is_release,
+        is_conditional,
+        register.unwrap_or(wire::FAST_PC_RELATIVE),
+        displacement,
+    );
+    Some((next, FastPath { site, cookie }))
+}
+
+/// Code of one copy of a function.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    begin: u64,
+    end: u64,
+}
+
+/// What the units of a file have.
+#[derive(Default)]
+struct Findings {
+    /// Functions in question, by the offset of their entry.
+    named: HashMap<usize, Does>,
+    /// Code by the entry that it takes its name from.
+    copies: Vec<(usize, Vec<Range>)>,
+}
+
+/// Every copy of the functions in question.
+fn copies(described: &Elf<'_>) -> Result<Vec<(Does, Vec<Range>)>, ElfError> {
+    let sections: DwarfSections<Cow<'_, [u8]>> =
+        DwarfSections::load(|id| described.section(id.name()))?;
+    let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
+    let mut units = Vec::new();
+    let mut headers = dwarf.units();
+    while let Ok(Some(header)) = headers.next() {
+        units.push(header);
+    }
+    let next = AtomicUsize::new(0);
+    let merged = Mutex::new(Findings::default());
+    let work = || {
+        let mut mine = Findings::default();
+        while let Some(header) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // What a malformed unit has up to there counts.
+            let _ = read_unit(&dwarf, *header, &mut mine);
+        }
+        let mut merged = merged
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        merged.named.extend(mine.named);
+        merged.copies.extend(mine.copies);
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for n in 1..threads.min(THREADS_LIMIT) {
+            let name = format!("holdup-fast-{n}");
+            // Without the thread the others do its share.
+            let _ = std::thread::Builder::new()
+                .name(name)
+                .spawn_scoped(scope, work);
+        }
+        work();
+    });
+    let found = merged
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let Findings { named, copies } = found;
+    let known = copies
+        .into_iter()
+        .filter_map(|(origin, ranges)| Some((*named.get(&origin)?, ranges)));
+    Ok(known.collect())
+}
+
+fn read_unit<'data>(
+    dwarf: &gimli::Dwarf<Slice<'data>>,
+    header: UnitHeader<Slice<'data>>,
+    found: &mut Findings,
+) -> gimli::Result<()> {
+    let unit = dwarf.unit(header)?;
+    let mut entries = unit.entries_raw(None)?;
+    while !entries.is_empty() {
+        let offset = entries.next_offset();
+        let Some(abbreviation) = entries.read_abbreviation()? else {
+            continue;
+        };
+        let is_inlined = abbreviation.tag() == gimli::DW_TAG_inlined_subroutine;
+        if !is_inlined && abbreviation.tag() != gimli::DW_TAG_subprogram {
+            entries.skip_attributes(abbreviation.attributes())?;
+            continue;
+        }
+        let mut code = Code::default();
+        for &spec in abbreviation.attributes() {
+            let attribute = entries.read_attribute(spec)?;
+            match attribute.name() {
+                gimli::DW_AT_linkage_name => {
+                    let name = dwarf.attr_string(&unit, attribute.value())?;
+                    code.does = does(name.slice());
+                }
+                gimli::DW_AT_abstract_origin | gimli::DW_AT_specification => {
+                    code.origin = match attribute.value() {
+                        AttributeValue::UnitRef(offset) => offset
+                            .to_debug_info_offset(&unit.header)
+                            .map(|DebugInfoOffset(offset)| offset),
+                        AttributeValue::DebugInfoRef(DebugInfoOffset(offset)) => Some(offset),
+                        _ => None,
+                    };
+                }
+                gimli::DW_AT_low_pc => code.low = dwarf.attr_address(&unit, attribute.value())?,
+                gimli::DW_AT_high_pc => code.high = Some(attribute.value()),
+                gimli::DW_AT_ranges => code.ranges = Some(attribute.value()),
+                _ => {}
+            }
+        }
+        let own = offset
+            .to_debug_info_offset(&unit.header)
+            .map(|DebugInfoOffset(offset)| offset);
+        if let (Some(does), Some(own)) = (code.does, own) {
+            found.named.insert(own, does);
+        }
+        // A copy that has code of its own may have its name too.
+        let origin = code.origin.or(own.filter(|_| code.does.is_some()));
+        if let Some(origin) = origin {
+            let ranges = code.resolve(dwarf, &unit)?;
+            if !ranges.is_empty() {
+                found.copies.push((origin, ranges));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The attributes of an entry that has code.
+#[derive(Default)]
+struct Code<'data> {
+    does: Option<Does>,
+    origin: Option<usize>,
+    low: Option<u64>,
+    high: Option<AttributeValue<Slice<'data>>>,
+    ranges: Option<AttributeValue<Slice<'data>>>,
+}
+
+impl<'data> Code<'data> {
+    fn resolve(
+        &self,
+        dwarf: &gimli::Dwarf<Slice<'data>>,
+        unit: &gimli::Unit<Slice<'data>>,
+    ) -> gimli::Result<Vec<Range>> {
+        if let Some(value) = self.ranges {
+            let mut resolved = Vec::new();
+            let Some(mut ranges) = dwarf.attr_ranges(unit, value)? else {
+                return Ok(resolved);
+            };
+            while let Some(range) = ranges.next()? {
+                resolved.push(Range {
+                    begin: range.begin,
+                    end: range.end,
+                });
+            }
+            return Ok(resolved);
+        }
+        let (Some(begin), Some(high)) = (self.low, self.high) else {
+            return Ok(Vec::new());
+        };
+        let end = match high.udata_value() {
+            Some(length) => Some(begin.saturating_add(length)),
+            None => dwarf.attr_address(unit, high)?,
+        };
+        // 0 stands for code that is not there.
+        let range = end.filter(|end| *end > begin && begin != 0);
+        Ok(range.map(|end| Range { begin, end }).into_iter().collect())
+    }
+}
+
+/// What the function of a mangled name does, if it is one of those.
+fn does(mangled: &[u8]) -> Option<Does> {
+    let contains = |needle: &&[u8]| memchr::memmem::find(mangled, needle).is_some();
+    if !NEEDLES.iter().any(contains) && !NEEDLES_V0.iter().any(contains) {
+        return None;
+    }
+    let mangled = std::str::from_utf8(mangled).ok()?;
+    let name = format!("{:#}", rustc_demangle::demangle(mangled));
+    let path = plain_path(&name);
+    let mut functions = FUNCTIONS.iter();
+    functions
+        .find(|(known, _)| *known == path)
+        .map(|(_, does)| *does)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both manglings of the functions in question, and of others beside them.
+    #[test]
+    fn functions_by_their_names() {
+        let legacy = b"_ZN78_$LT$parking_lot..raw_mutex..RawMutex$u20$as$u20$lock_api..mutex..RawMutex$GT$6unlock17h659c6df539f652d1E";
+        assert_eq!(does(legacy), Some(releases(wire::LOCK_MUTEX)));
+        let v0 = b"_RNvMNtNtNtNtCsjrHSEGnQ3l9_3std3sys4sync5mutex5futexNtB2_5Mutex4lock";
+        assert_eq!(does(v0), Some(acquires(wire::LOCK_STD_MUTEX)));
+        let slow =
+            b"_RNvMNtNtNtNtCsjrHSEGnQ3l9_3std3sys4sync5mutex5futexNtB2_5Mutex14lock_contended";
+        assert_eq!(does(slow), None);
+        assert_eq!(does(b"_ZN3app4lock17h659c6df539f652d1E"), None);
+    }
+}

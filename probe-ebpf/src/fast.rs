@@ -1,0 +1,85 @@
+//! Fast paths of parking_lot's and std's locks: only when asked for, because they are everywhere and taken all the time.
+//! The probe stands behind the one instruction that changes the lock's word, in code that is inlined into whoever
+//! uses the lock.
+//!
+//! ```text
+//!   lock cmpxchg %cl,0x10(%rdi)      the lock is at 0x10(%rdi), and ours if the zero flag is set
+//!   jne slow                       < the probe: a jump is cheap to probe
+//! ```
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{
+        bpf_get_attach_cookie, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+    },
+    macros::uprobe,
+    programs::ProbeContext,
+};
+use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
+
+use crate::{holders, permits, threads, unwind};
+
+/// Places in words in `struct pt_regs` of arch/x86/include/asm/ptrace.h.
+const INSTRUCTION_POINTER: u64 = 16;
+const FLAGS: u64 = 18;
+/// Of the flags.
+const ZERO_FLAG: u64 = 1 << 6;
+
+/// A lock's word was changed. The cookie is a `wire::fast_cookie`.
+#[uprobe]
+pub fn fast_path(ctx: ProbeContext) -> u32 {
+    let at_ns = crate::now();
+    // SAFETY: the context of this program, and the running thread's user registers.
+    let (cookie, registers) = unsafe {
+        (
+            bpf_get_attach_cookie(ctx.as_ptr()),
+            bpf_task_pt_regs(bpf_get_current_task_btf().cast()) as u64,
+        )
+    };
+    let is_conditional = cookie >> 9 & 1 != 0;
+    if is_conditional && register(registers, FLAGS) & ZERO_FLAG == 0 {
+        return 0;
+    }
+    let place = cookie >> 16 & 0xff;
+    let place = if place == u64::from(wire::FAST_PC_RELATIVE) {
+        INSTRUCTION_POINTER
+    } else {
+        place
+    };
+    let displacement = (cookie >> 32) as u32 as i32;
+    let lock = register(registers, place).wrapping_add_signed(i64::from(displacement));
+    let Some(thread) = threads::current_or_new() else {
+        return 0;
+    };
+    let operation = (cookie & 0xff) as u32;
+    let is_release = cookie >> 8 & 1 != 0;
+    if is_release {
+        // SAFETY: the running thread's record.
+        unsafe { permits::thread_releases(thread, lock, operation, at_ns, 0) };
+        return 0;
+    }
+    if let Some(state) = holders::known_or_new(lock) {
+        // SAFETY: a map value; whoever holds the lock writes it.
+        unsafe {
+            (*state).is_watched = 1;
+            if (*state).name_stack == 0 {
+                // Once for each lock, for its name.
+                (*state).name_stack = unwind::user_stack(KIND_UPROBE);
+            }
+        }
+        permits::thread_acquired(thread, lock, 0, at_ns);
+    }
+    0
+}
+
+/// A word of the kernel's record of the user registers; 0 when it can't be read.
+#[inline(always)]
+fn register(registers: u64, place: u64) -> u64 {
+    let mut word = 0_u64;
+    let at = registers.wrapping_add(place * 8);
+    // SAFETY: the helper checks the address and reports a fault as an error.
+    let error = unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, at as *const c_void) };
+    if error == 0 { word } else { 0 }
+}
