@@ -4,12 +4,15 @@
 //! render. Each module is one stage.
 
 mod apart;
+pub mod audit;
 pub mod capture;
 pub mod classify;
 pub mod cli;
 pub mod correlate;
 pub mod decode;
 pub mod event;
+pub mod follow;
+pub mod gate;
 pub mod probe;
 pub mod record;
 pub mod render;

@@ -52,6 +52,8 @@ pub struct Options {
     pub uncontended: bool,
     /// A thread that waits for one lock for so long is stuck.
     pub stuck_after: Nanos,
+    /// The target is held before its first instruction, and `started` lets it go.
+    pub from_first_instruction: bool,
 }
 
 /// Polls that return to a place without a probe are seen to end only at the thread's next poll. The
@@ -60,6 +62,15 @@ pub struct Options {
 const WARM_UP_QUIET: Duration = Duration::from_millis(50);
 /// ... or after this long at the latest. Places that come later are probed then.
 const WARM_UP_LIMIT: Duration = Duration::from_millis(500);
+
+/// A target that was held before its first instruction maps its libraries right after it is let go. So as not to lose
+/// the ends of its first stacks, which lead there, its mappings are looked at after these times.
+const FIRST_LOOKS: [Duration; 4] = [
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(15),
+    Duration::from_millis(50),
+];
 
 /// How often the ring buffer is looked at while nothing in it is urgent: often enough to keep it nearly
 /// empty (it holds 100,000 events), and seldom enough to leave the CPUs to the target.
@@ -121,10 +132,14 @@ pub async fn record(
         });
     }
     let mut recording = Recording::attach(process, &plan, &search, options)?;
-    recording.warm_up().await?;
+    let mut first_looks = &FIRST_LOOKS[..];
+    if !options.from_first_instruction {
+        recording.warm_up().await?;
+        first_looks = &[];
+    }
     tell(News::Started(recording.begin()?));
     let reason = recording
-        .run(options.duration, interrupted, &mut tell)
+        .run(options.duration, first_looks, interrupted, &mut tell)
         .await?;
     recording.finish(reason)
 }
@@ -283,9 +298,11 @@ impl<'a> Recording<'a> {
     async fn run(
         &mut self,
         duration: Option<Duration>,
+        mut first_looks: &[Duration],
         interrupted: impl Future<Output = ()>,
         tell: &mut impl FnMut(News<'_>),
     ) -> Result<EndReason, RecordError> {
+        let began = tokio::time::Instant::now();
         let mut target_ended = self
             .process
             .pidfd()
@@ -304,7 +321,12 @@ impl<'a> Recording<'a> {
         let mut keep = tokio::time::interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let first_look = first_looks.first().copied();
             tokio::select! {
+                () = tokio::time::sleep_until(began + first_look.unwrap_or_default()), if first_look.is_some() => {
+                    first_looks = &first_looks[1..];
+                    self.look_at_mappings();
+                }
                 _ = look.tick() => {}
                 _ = keep.tick() => {
                     // A killed recorder loses a second at most.
@@ -381,10 +403,15 @@ impl<'a> Recording<'a> {
             kept: &mut self.kept,
         };
         let updated = self.tables.update(&mut both, self.process, &modules);
-        updated.unwrap_or_else(|error| {
+        let is_new = updated.unwrap_or_else(|error| {
             tracing::warn!("no unwind tables for what was loaded meanwhile: {error}");
             false
-        })
+        });
+        if is_new {
+            // Its files are opened while they can be: the target may be gone when names are wanted.
+            self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
+        }
+        is_new
     }
 
     /// Puts a probe where polls return to. A failure costs the ends of those polls, not the recording.
@@ -511,7 +538,7 @@ impl<'a> Recording<'a> {
                     stack: 0,
                     held_ns: 0,
                     tid: 0,
-                    zero: 0,
+                    nth: 0,
                 }; wire::WAIT_HOLDERS],
             };
             self.writer.record(still_waiting.as_bytes())?;

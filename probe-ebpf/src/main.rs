@@ -36,6 +36,8 @@ mod tasks;
 #[cfg(target_arch = "bpf")]
 mod threads;
 #[cfg(target_arch = "bpf")]
+mod tree;
+#[cfg(target_arch = "bpf")]
 mod unwind;
 #[cfg(target_arch = "bpf")]
 mod window;

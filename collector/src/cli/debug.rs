@@ -14,6 +14,11 @@ pub struct DebugArgs {
 }
 
 impl DebugArgs {
+    /// These.
+    pub fn dirs(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
     /// These, and the servers that the environment names.
     pub fn sources(&self) -> DebugSources {
         DebugSources {

@@ -4,34 +4,58 @@ use std::process::ExitCode;
 
 /// Why a command ended, as its exit code tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
     /// All is well.
-    Ok = 0,
+    Ok,
     /// None of the others.
-    Other = 1,
+    Other,
     /// The command line is wrong (clap's own code).
-    Usage = 2,
+    Usage,
     /// There is no such process.
-    NoProcess = 3,
+    NoProcess,
     /// Several processes fit.
-    SeveralProcesses = 4,
+    SeveralProcesses,
     /// A privilege is missing.
-    Permission = 5,
+    Permission,
     /// The kernel can't.
-    Kernel = 6,
+    Kernel,
     /// Nothing in the target can be probed.
-    NothingToProbe = 7,
+    NothingToProbe,
     /// The output folder can't be written.
-    Output = 8,
+    Output,
     /// The file is no capture, or not one that this version reads.
-    Capture = 9,
+    Capture,
     /// The capture was cut off; the outputs hold what there was.
-    CaptureTruncated = 10,
+    CaptureTruncated,
+    /// A limit of `--fail-on` is broken.
+    LimitBroken,
+    /// The command that was run ended with this code of its own.
+    Command(u8),
+}
+
+impl Exit {
+    /// The code.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Other => 1,
+            Exit::Usage => 2,
+            Exit::NoProcess => 3,
+            Exit::SeveralProcesses => 4,
+            Exit::Permission => 5,
+            Exit::Kernel => 6,
+            Exit::NothingToProbe => 7,
+            Exit::Output => 8,
+            Exit::Capture => 9,
+            Exit::CaptureTruncated => 10,
+            Exit::LimitBroken => 11,
+            Exit::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }

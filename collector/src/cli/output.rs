@@ -84,13 +84,18 @@ impl OutputFolder {
         ];
         let mut written = Vec::new();
         for (name, bytes) in files {
-            let path = self.join(name);
-            replace(&self.path, &path, &bytes)
-                .with_context(|| format!("can't write {}", path.display()))
-                .map_err(|error| Failure::new(Exit::Output, error))?;
-            written.push(path);
+            written.push(self.replace(name, &bytes)?);
         }
         Ok(written)
+    }
+
+    /// Writes one file, in place of one that has its name. Returns its path.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
+        let path = self.join(name);
+        replace(&self.path, &path, bytes)
+            .with_context(|| format!("can't write {}", path.display()))
+            .map_err(|error| Failure::new(Exit::Output, error))?;
+        Ok(path)
     }
 }
 

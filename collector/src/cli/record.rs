@@ -14,6 +14,7 @@ use super::select::{Select, duration, target_failure};
 use super::signals::Interrupted;
 use super::{Exit, Failure, say};
 use crate::capture::{self, CaptureError, EndReason};
+use crate::classify::Rules;
 use crate::event::Nanos;
 use crate::probe::{Config, ProbeError};
 use crate::record::{self, News, Options, RecordError};
@@ -60,13 +61,16 @@ pub struct Args {
     no_uprobe_multi: bool,
 }
 
+/// When a thread is told to be stuck where nobody says otherwise: the default of `--stuck-after`.
+pub(super) const STUCK_AFTER: Nanos = Nanos(10_000_000_000);
+
 /// Nothing that blocks a runtime for longer needs a tool.
 const LONGEST_THRESHOLD: Duration = Duration::from_secs(3600);
 
 /// Below this a "long" poll is an ordinary one, and each of them would be an event.
-const SHORTEST_THRESHOLD: Duration = Duration::from_micros(100);
+pub(super) const SHORTEST_THRESHOLD: Duration = Duration::from_micros(100);
 
-fn threshold(text: &str) -> Result<Duration, String> {
+pub(super) fn threshold(text: &str) -> Result<Duration, String> {
     let threshold = duration(text)?;
     if !(SHORTEST_THRESHOLD..=LONGEST_THRESHOLD).contains(&threshold) {
         return Err(format!(
@@ -121,39 +125,9 @@ impl Args {
             debug_sources: self.debug.sources(),
             uncontended: self.uncontended,
             stuck_after: Nanos(self.stuck_after.as_nanos() as u64),
+            from_first_instruction: false,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("could not start holdup's own event loop")
-            .map_err(|error| Failure::new(Exit::Other, error))?;
-        let interrupted = Interrupted::catch()
-            .context("could not catch Ctrl-C")
-            .map_err(|error| Failure::new(Exit::Other, error))?;
-        let name = process.name().to_owned();
-        let pid = process.pid().0;
-        runtime
-            .block_on(record::record(&process, &options, interrupted.wait(), |news| {
-                let started = match news {
-                    News::Started(started) => started,
-                    News::Stuck(news) => {
-                        for group in report::stuck_now(&news, &rules) {
-                            render::stuck(&group).iter().for_each(|line| say(line));
-                        }
-                        return;
-                    }
-                };
-                let until = match self.duration {
-                    Some(duration) => format!("for {}", humantime::format_duration(duration)),
-                    None => "until Ctrl-C".to_owned(),
-                };
-                say(&format!(
-                    "attached to {name} (pid {pid}), {} poll sites, in {} ms; recording {until}",
-                    started.poll_sites,
-                    started.attach.0 / 1_000_000
-                ));
-            }))
-            .map_err(|error| record_failure(error, &process))?;
+        record_now(&process, &options, &rules)?;
         // The report is made from the file: what it says is what the file says, here and elsewhere.
         let capture =
             capture::read(&options.capture).map_err(|error| Failure::new(Exit::Capture, error))?;
@@ -175,7 +149,52 @@ impl Args {
     }
 }
 
-fn record_failure(error: RecordError, process: &Process) -> Failure {
+/// Records, and says when that begins and what is stuck meanwhile.
+pub(super) fn record_now(
+    process: &Process,
+    options: &Options,
+    rules: &Rules,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start holdup's own event loop")
+        .map_err(|error| Failure::new(Exit::Other, error))?;
+    let interrupted = Interrupted::catch()
+        .context("could not catch Ctrl-C")
+        .map_err(|error| Failure::new(Exit::Other, error))?;
+    let name = process.name();
+    let pid = process.pid().0;
+    runtime
+        .block_on(record::record(
+            process,
+            options,
+            interrupted.wait(),
+            |news| {
+                let started = match news {
+                    News::Started(started) => started,
+                    News::Stuck(news) => {
+                        for group in report::stuck_now(&news, rules) {
+                            render::stuck(&group).iter().for_each(|line| say(line));
+                        }
+                        return;
+                    }
+                };
+                let until = match options.duration {
+                    Some(duration) => format!("for {}", humantime::format_duration(duration)),
+                    None => "until Ctrl-C".to_owned(),
+                };
+                say(&format!(
+                    "attached to {name} (pid {pid}), {} poll sites, in {} ms; recording {until}",
+                    started.poll_sites,
+                    started.attach.0 / 1_000_000
+                ));
+            },
+        ))
+        .map_err(|error| record_failure(error, process))
+}
+
+pub(super) fn record_failure(error: RecordError, process: &Process) -> Failure {
     let exit = match error {
         // Whatever went wrong with it, it went wrong because it is gone.
         RecordError::Target(_) | RecordError::Probe(_) if process.has_exited() => {

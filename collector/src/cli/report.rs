@@ -60,14 +60,19 @@ pub fn load_rules(file: Option<&Path>) -> Result<Rules, Failure> {
     let Some(file) = file else {
         return Ok(Rules::embedded());
     };
-    let rules = regular_file(file)
-        .and_then(|opened| {
-            let mut text = String::new();
-            opened.take(MOST_RULES_BYTES).read_to_string(&mut text)?;
-            Ok(Rules::from_toml(&text)?)
-        })
+    let rules = read_text(file, MOST_RULES_BYTES)
+        .and_then(|text| Ok(Rules::from_toml(&text)?))
         .with_context(|| format!("can't use the rules in {}", file.display()));
     rules.map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+/// The text of a file that a person wrote.
+pub fn read_text(path: &Path, most_bytes: u64) -> anyhow::Result<String> {
+    let mut text = String::new();
+    regular_file(path)?
+        .take(most_bytes)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Opens a file and nothing else: a device never ends, and a pipe may never begin.

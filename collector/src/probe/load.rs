@@ -381,7 +381,7 @@ where
         .ok_or_else(|| ProbeError::Object(format!("has no program {name}")))
 }
 
-fn map_fd(map: &Map) -> Option<RawFd> {
+pub(super) fn map_fd(map: &Map) -> Option<RawFd> {
     let data: &MapData = match map {
         Map::Array(data)
         | Map::PerCpuArray(data)
@@ -397,7 +397,7 @@ fn map_fd(map: &Map) -> Option<RawFd> {
 
 /// A device number as the kernel has it (`MKDEV` of include/linux/kdev_t.h), which is what
 /// `bpf_get_ns_current_pid_tgid` compares with; stat gives it in another encoding.
-fn kernel_device(stat_device: u64) -> u64 {
+pub(super) fn kernel_device(stat_device: u64) -> u64 {
     u64::from(libc::major(stat_device)) << 20 | u64::from(libc::minor(stat_device))
 }
 

@@ -17,7 +17,9 @@ mod ring;
 mod sleepers;
 mod syscall;
 mod tables;
+mod tree;
 mod uprobe_multi;
+mod watchdog;
 
 pub use clock::now;
 pub use error::ProbeError;
@@ -25,6 +27,7 @@ pub use load::{Config, Probes, UprobePoint, UprobeProgram};
 pub use readable::Readable;
 pub use ring::Records;
 pub use sleepers::Sleepers;
+pub use tree::{Tree, TreeCounts};
 pub use uprobe_multi::is_supported as uprobe_multi_is_supported;
 
 use holdup_probe_ebpf::wire;

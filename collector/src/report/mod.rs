@@ -19,7 +19,7 @@ mod model;
 mod protected;
 mod stacks;
 mod stuck;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 

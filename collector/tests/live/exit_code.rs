@@ -8,3 +8,4 @@ pub const NOTHING_TO_PROBE: i32 = 7;
 pub const OUTPUT_NOT_WRITABLE: i32 = 8;
 pub const CAPTURE_UNREADABLE: i32 = 9;
 pub const CAPTURE_TRUNCATED: i32 = 10;
+pub const LIMIT_BROKEN: i32 = 11;

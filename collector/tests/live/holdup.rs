@@ -168,6 +168,20 @@ impl Running {
         }
     }
 
+    /// Waits until there is such a word on stdout: of a command that holdup runs.
+    pub fn wait_until_printed(&self, word: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.stdout.so_far().contains(word) {
+            assert!(
+                Instant::now() < deadline,
+                "{word:?} was never printed, but: {}{}",
+                self.stdout.so_far(),
+                self.stderr.so_far()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn wait(mut self) -> Run {
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child can be asked for") {

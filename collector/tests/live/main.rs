@@ -6,6 +6,7 @@
 //! and the programs. One that is run and lacks any of these fails.
 
 mod accounting;
+mod audit;
 mod behaviour;
 mod binaries;
 mod captures;
@@ -18,6 +19,7 @@ mod interruptions;
 mod kernel;
 mod processes;
 mod report;
+mod run;
 mod stacks;
 mod stuck;
 mod workload;

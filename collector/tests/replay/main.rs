@@ -4,7 +4,10 @@
 //! `HOLDUP_WRITE_GOLDEN=1 cargo test -p holdup --test replay`, and read the difference.
 #![forbid(unsafe_code)]
 
+mod audit;
+mod gate;
 mod recording;
+mod scenarios;
 
 use std::path::Path;
 
