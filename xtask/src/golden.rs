@@ -40,20 +40,20 @@ const RECORDINGS: [(&str, &[&str], &[&str]); 18] = [
     (
         "deadlock",
         &["--scenario", "deadlock"],
-        &["--stuck-after", "300ms"],
+        &["--stuck-after", "1s"],
     ),
     (
         "std-deadlock",
         &["--scenario", "std-deadlock"],
-        &["--stuck-after", "300ms"],
+        &["--stuck-after", "1s"],
     ),
     ("mixed", &["--scenario", "mixed"], &[]),
     ("crypto", &["--scenario", "crypto"], &[]),
     ("sleep", &["--scenario", "sleep"], &[]),
 ];
 
-/// Long enough for each scenario to show itself, short enough for its capture to be small.
-const DURATION: &str = "1500ms";
+/// Long enough for each scenario to show itself and for a thread to be stuck, short enough for a capture to be small.
+const DURATION: &str = "2500ms";
 
 /// Records all of them.
 pub fn run() -> Result<()> {
