@@ -170,12 +170,12 @@ impl Watch {
             self.asleep.insert(tid, asleep);
         }
         for sleeper in sleepers {
-            let (waited, _) = self.waited(sleeper);
+            let (waited, waited_is) = self.waited(sleeper);
             if let Some(State::Stuck(_, n)) =
                 self.asleep.get(&Tid(sleeper.head.tid)).map(|it| &it.state)
                 && let Some(wait) = self.found.waits.get_mut(*n)
             {
-                wait.waited = waited;
+                (wait.waited, wait.waited_is) = (waited, waited_is);
                 wait.last_seen = at;
             }
         }
@@ -285,8 +285,12 @@ impl Watch {
         let Some(asleep) = self.asleep.get_mut(&Tid(sleeper.head.tid)) else {
             return;
         };
-        let State::Waiting(waiting) = std::mem::replace(&mut asleep.state, State::Idle) else {
-            return;
+        let waiting = match std::mem::replace(&mut asleep.state, State::Idle) {
+            State::Waiting(waiting) => waiting,
+            told_or_idle => {
+                asleep.state = told_or_idle;
+                return;
+            }
         };
         let stack = keep_stack(&mut self.found.stacks, &waiting.walked);
         self.found.waits.push(StuckWait {

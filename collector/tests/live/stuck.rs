@@ -232,6 +232,27 @@ fn a_deadlock_of_statics() {
     hang.expect_said(&[words]);
 }
 
+/// Who is stuck stays so when others get stuck later, and is not told of again.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn one_deadlock_after_another() {
+    let both = "deadlock,std-deadlock";
+    let workload = Workload::start(["--scenario", both, "--deadlock-after", "4"]);
+    let recorded = holdup::record_with(workload.pid, "12s", STUCK_AFTER);
+    workload.stop();
+    let stuck = recorded.report.stuck();
+    assert_eq!(stuck.len(), 4, "{stuck:#?}");
+    for entry in stuck {
+        assert_eq!(entry["has_ended"], false, "{entry:#}");
+        assert!(entry["circle"].is_number(), "{entry:#}");
+    }
+    let findings = recorded.report.findings().iter();
+    let checks: Vec<&Value> = findings.map(|finding| &finding["check"]).collect();
+    assert_eq!(checks, ["deadlock", "deadlock"]);
+    let said = recorded.run.stderr.matches("Likely a deadlock: ").count();
+    assert_eq!(said, 2, "{}", recorded.run.stderr);
+}
+
 /// It is said while they wait. Who then interrupts holdup, or kills the program that hangs, has the report all the
 /// same, and nobody is said to have gone on.
 #[test]

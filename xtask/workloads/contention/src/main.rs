@@ -70,7 +70,7 @@ struct Args {
     /// When the scenario `stacks` loads its library
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     plugin_after: f64,
-    /// When the threads of the deadlock scenarios take their locks
+    /// When the threads of a deadlock scenario take their locks; of several, each so much later than the one before
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     deadlock_after: f64,
 }

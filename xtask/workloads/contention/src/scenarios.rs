@@ -103,6 +103,7 @@ pub struct Started {
     seed: u64,
     plugin_after: Duration,
     deadlock_after: Duration,
+    deadlocks: u32,
 }
 
 impl Started {
@@ -113,6 +114,7 @@ impl Started {
             seed,
             plugin_after,
             deadlock_after,
+            deadlocks: 0,
         }
     }
 
@@ -252,12 +254,18 @@ impl Started {
                 self.tasks.extend(tasks);
                 self.threads.push(thread);
             }
-            Scenario::Deadlock => deadlock::start(Kind::Mutexes, self.deadlock_after),
-            Scenario::RwDeadlock => deadlock::start(Kind::RwLocks, self.deadlock_after),
-            Scenario::StdDeadlock => deadlock::start(Kind::StdMutexes, self.deadlock_after),
-            Scenario::StdRwDeadlock => deadlock::start(Kind::StdRwLocks, self.deadlock_after),
-            Scenario::StaticDeadlock => deadlock::start(Kind::Statics, self.deadlock_after),
+            Scenario::Deadlock => self.start_deadlock(Kind::Mutexes),
+            Scenario::RwDeadlock => self.start_deadlock(Kind::RwLocks),
+            Scenario::StdDeadlock => self.start_deadlock(Kind::StdMutexes),
+            Scenario::StdRwDeadlock => self.start_deadlock(Kind::StdRwLocks),
+            Scenario::StaticDeadlock => self.start_deadlock(Kind::Statics),
         }
+    }
+
+    /// The first one after the time that was asked for, each further one so much later.
+    fn start_deadlock(&mut self, kind: Kind) {
+        self.deadlocks += 1;
+        deadlock::start(kind, self.deadlock_after * self.deadlocks);
     }
 
     /// A light load: short polls and locks that nobody has to wait for.
