@@ -254,7 +254,7 @@ pub struct LockWait {
     pub task: Option<TaskAddr>,
     /// Releases during the wait.
     pub releases: u32,
-    /// Who released, in that order; of more than fit, the last ones.
+    /// Who released, in that order; of more than fit, those that took most of it.
     pub holders: [Option<WaitHolder>; wire::WAIT_HOLDERS],
     /// The wait behind the last release.
     pub handover: Nanos,

@@ -538,7 +538,7 @@ impl<'a> Recording<'a> {
                     stack: 0,
                     held_ns: 0,
                     tid: 0,
-                    zero: 0,
+                    nth: 0,
                 }; wire::WAIT_HOLDERS],
             };
             self.writer.record(still_waiting.as_bytes())?;

@@ -9,7 +9,8 @@
 //!
 //! From the moment somebody is asleep until the next release the lock has one and the same holder, so that this
 //! stretch is a lower bound of the hold. Where the holder had to wait itself, and others were asleep when it
-//! acquired, no other hold can have come between, and the hold is exact.
+//! acquired, no other hold can have come between, and the hold is exact. Readers are several: of theirs this is true
+//! only while a writer waits that keeps new ones out, which the lock's own word tells.
 
 use core::ffi::c_void;
 
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// Releases of a lock that are remembered: a wait that sees more of them knows the last ones. A power of two.
-const RELEASES: usize = 8;
+const RELEASES: usize = 16;
 
 /// One release of a lock.
 #[repr(C)]
@@ -41,7 +42,9 @@ pub struct Release {
 /// What is known of one lock.
 #[repr(C)]
 pub struct LockState {
-    /// Threads asleep in its slow path; tasks in its queue.
+    /// Threads in its slow path.
+    pub waiting: u64,
+    /// Threads asleep in it; tasks in its queue.
     pub sleepers: u64,
     /// Since when it has the holder that it has now, 0 when that is not known. Of a lock of Tokio's, since when its
     /// queue is not empty.
@@ -92,17 +95,27 @@ pub fn known_or_new(lock: u64) -> Option<*mut LockState> {
     state
 }
 
-/// Somebody fell asleep in the lock's slow path: it has a holder, whose release will be seen.
+/// Somebody fell asleep in the lock's slow path. If nobody new `keeps_its_holders` from releasing it last, whose release
+/// will be seen has it by now.
 #[inline(always)]
-pub fn fell_asleep(lock: u64, at_ns: u64) {
+pub fn fell_asleep(lock: u64, keeps_its_holders: bool, at_ns: u64) {
     if let Some(state) = known_or_new(lock) {
         // SAFETY: a map value.
         unsafe {
             atomics::add(&raw mut (*state).sleepers, 1);
-            if (*state).locked_since_ns == 0 {
+            if keeps_its_holders && (*state).locked_since_ns == 0 {
                 (*state).locked_since_ns = at_ns;
             }
         }
+    }
+}
+
+/// A thread enters the lock's slow path, or leaves it (`u64::MAX`).
+#[inline(always)]
+pub fn waits(lock: u64, more: u64) {
+    if let Some(state) = known_or_new(lock) {
+        // SAFETY: a map value.
+        unsafe { atomics::add(&raw mut (*state).waiting, more) };
     }
 }
 
@@ -173,7 +186,7 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         (*state).acquired_ns = 0;
         // Where the acquisition was seen nothing has to be concluded.
         if (*state).is_watched != 0
-            && permits::thread_releases(thread, lock, operation, at_ns, stack)
+            && permits::thread_releases(thread, lock, operation, at_ns, Some(stack))
         {
             return;
         }
@@ -213,11 +226,18 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
 /// `state` is a map value.
 #[inline(always)]
 pub unsafe fn remember(state: *mut LockState, at_ns: u64, stack: u64, tid: u32) {
+    // One release that wakes several is one.
+    const SAME_NS: u64 = 50_000;
     // SAFETY: the caller's promise; masked below RELEASES, a power of two.
     unsafe {
+        let releases = (&raw mut (*state).releases).cast::<Release>();
+        let last = releases.add((*state).seen.wrapping_sub(1) as usize & (RELEASES - 1));
+        if (*last).tid == tid && at_ns.saturating_sub((*last).at_ns) < SAME_NS {
+            return;
+        }
         count(wire::COUNTER_UNLOCKS);
         let n = (*state).seen as usize & (RELEASES - 1);
-        *(&raw mut (*state).releases).cast::<Release>().add(n) = Release {
+        *releases.add(n) = Release {
             at_ns,
             stack,
             tid,
@@ -348,7 +368,7 @@ pub struct Join {
     is_recorded: u32,
     /// Releases met so far.
     pub releases: u32,
-    /// The last ones, by their number.
+    /// Those that took most of it.
     pub holders: [wire::WaitHolder; wire::WAIT_HOLDERS],
 }
 
@@ -375,7 +395,7 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
             stack: 0,
             held_ns: 0,
             tid: 0,
-            zero: 0,
+            nth: 0,
         }; wire::WAIT_HOLDERS];
         if let Some(state) = known(wait.lock) {
             let mut joining = Joining { state, join };
@@ -422,20 +442,30 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
         }
         let held_ns = at_ns.saturating_sub(join.upto_ns);
         join.upto_ns = at_ns;
-        let place = join.releases as usize & (wire::WAIT_HOLDERS - 1);
+        let nth = join.releases;
         join.releases += 1;
         // There were more than are remembered: who held it before this one is not known.
         if n == 0 && seen >= RELEASES as u64 {
             return 0;
         }
-        *(&raw mut join.holders)
-            .cast::<wire::WaitHolder>()
-            .add(place) = wire::WaitHolder {
-            stack,
-            held_ns,
-            tid,
-            zero: 0,
-        };
+        let holders = (&raw mut join.holders).cast::<wire::WaitHolder>();
+        let mut least = 0;
+        for place in 1..wire::WAIT_HOLDERS {
+            if (*holders.add(place)).held_ns
+                < (*holders.add(least & (wire::WAIT_HOLDERS - 1))).held_ns
+            {
+                least = place;
+            }
+        }
+        let least = holders.add(least & (wire::WAIT_HOLDERS - 1));
+        if (*least).tid == 0 || held_ns > (*least).held_ns {
+            *least = wire::WaitHolder {
+                stack,
+                held_ns,
+                tid,
+                nth,
+            };
+        }
         if join.is_recorded != 0 {
             add_pair(
                 &wire::PairKey {

@@ -67,12 +67,13 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         if !is_condvar {
             (*thread).lock_waits += 1;
             waiting(1);
+            holders::waits(registers::argument(&ctx, 0), 1);
         }
         let mut mutex = 0;
         if is_condvar {
             // `wait_until_internal(&self, mutex, …)` gives the mutex back, and takes it again.
             let held = registers::argument(&ctx, 1);
-            if permits::thread_releases(thread, held, wire::LOCK_MUTEX, start_ns, 0) {
+            if permits::thread_releases(thread, held, wire::LOCK_MUTEX, start_ns, None) {
                 mutex = held;
             }
         }
@@ -195,8 +196,9 @@ unsafe fn pop(thread: *mut wire::Thread) -> wire::LockFrame {
         if left.operation != wire::LOCK_CONDVAR && (*thread).lock_waits != 0 {
             (*thread).lock_waits -= 1;
             waiting(u64::MAX);
+            holders::waits(left.lock, u64::MAX);
         }
-        if left.asleep_ns != 0 {
+        if is_asleep(left.asleep_ns) {
             holders::woke(left.lock);
         }
         left
@@ -316,7 +318,7 @@ const NO_HOLDERS: [wire::WaitHolder; wire::WAIT_HOLDERS] = [wire::WaitHolder {
     stack: 0,
     held_ns: 0,
     tid: 0,
-    zero: 0,
+    nth: 0,
 }; wire::WAIT_HOLDERS];
 
 #[inline(always)]
@@ -480,6 +482,14 @@ fn is_locked(lock: u64, operation: u32) -> bool {
     }
 }
 
+/// In `LockFrame::asleep_ns`: woken before it had fallen asleep.
+const WOKEN_EARLY: u64 = u64::MAX;
+
+#[inline(always)]
+fn is_asleep(asleep_ns: u64) -> bool {
+    asleep_ns != 0 && asleep_ns != WOKEN_EARLY
+}
+
 /// A thread is switched out asleep, with a slow path under way.
 #[inline(always)]
 pub fn fell_asleep(thread: *mut wire::Thread) {
@@ -490,29 +500,58 @@ pub fn fell_asleep(thread: *mut wire::Thread) {
             return;
         }
         let wait = frame(thread, depth - 1);
-        if (*wait).operation != wire::LOCK_CONDVAR && (*wait).asleep_ns == 0 {
+        let operation = (*wait).operation;
+        if operation == wire::LOCK_CONDVAR {
+            return;
+        }
+        // Its waker, on another CPU, was faster.
+        if (*wait).asleep_ns == WOKEN_EARLY {
+            (*wait).asleep_ns = 0;
+        } else if (*wait).asleep_ns == 0 {
             let at_ns = crate::now();
             (*wait).asleep_ns = at_ns;
-            holders::fell_asleep((*wait).lock, at_ns);
+            let lock = (*wait).lock;
+            holders::fell_asleep(lock, keeps_its_holders(lock, operation), at_ns);
         }
     }
 }
 
-/// A thread is woken by the running one. If it slept on a lock of std's, that thread has just released the lock: there
+/// Whether nobody new can get to hold the lock before those who hold it now have released it: it has one holder, or a
+/// writer waits for its readers. Asked by a thread that waits for it.
+#[inline(always)]
+fn keeps_its_holders(lock: u64, operation: u32) -> bool {
+    // std's sys/sync/rwlock/futex.rs; parking_lot's raw_rwlock.rs, where a writer sets its bit before it waits for
+    // readers, and not while it waits for an upgradable read.
+    const MASK: u32 = (1 << 30) - 1;
+    const WRITERS_WAITING: u32 = 1 << 31;
+    const WRITER_BIT: u32 = 0b1000;
+    if matches!(operation, wire::LOCK_MUTEX | wire::LOCK_STD_MUTEX) {
+        return true;
+    }
+    // SAFETY: the helper checks the user address and reports a fault as an error.
+    let Ok(state) = (unsafe { bpf_probe_read_user(lock as *const u32) }) else {
+        return false;
+    };
+    if wire::is_std_lock(operation) {
+        state & MASK == MASK || (state & MASK != 0 && state & WRITERS_WAITING != 0)
+    } else {
+        state & WRITER_BIT != 0
+    }
+}
+
+/// A thread is woken by the running one. If it waits for a lock of std's, that thread has just released the lock: there
 /// is no timeout that could have woken it.
 #[inline(always)]
 pub fn woken(thread: *mut wire::Thread) {
     // SAFETY: a thread that can't run; its wakers come one after the other.
     unsafe {
         let depth = (*thread).lock_depth;
-        if depth == 0 {
+        if depth == 0 || (*thread).lock_waits == 0 {
             return;
         }
         let wait = frame(thread, depth - 1);
-        if (*wait).asleep_ns == 0 {
-            return;
-        }
-        (*wait).asleep_ns = 0;
+        let was_asleep = is_asleep((*wait).asleep_ns);
+        (*wait).asleep_ns = if was_asleep { 0 } else { WOKEN_EARLY };
         let (lock, operation) = ((*wait).lock, (*wait).operation);
         let is_by_target = (bpf_get_current_pid_tgid() >> 32) as u32 == (*thread).tgid;
         if wire::is_std_lock(operation)
@@ -523,7 +562,9 @@ pub fn woken(thread: *mut wire::Thread) {
             forget(waker, lock);
             holders::released(waker, lock, operation, crate::now(), stack);
         }
-        holders::woke(lock);
+        if was_asleep {
+            holders::woke(lock);
+        }
     }
 }
 
@@ -537,9 +578,11 @@ unsafe fn forget(thread: *mut wire::Thread, lock: u64) {
     unsafe {
         for n in 0..wire::ACQUIRED as u32 {
             let acquired = acquisition(thread, n);
-            if (*acquired).lock == lock {
-                (*acquired).lock = 0;
-            }
+            // Without a branch, each of which would double the ways that the verifier walks through: the highest bit
+            // of a number or of its negative is set, unless it is 0.
+            let difference = (*acquired).lock ^ lock;
+            let differs = (difference | difference.wrapping_neg()) >> 63;
+            (*acquired).lock *= core::hint::black_box(differs);
         }
     }
 }

@@ -230,8 +230,8 @@ pub fn thread_acquired(thread: *mut wire::Thread, lock: u64, acquire_stack: u64,
     take(thread, &key, acquire_stack, at_ns);
 }
 
-/// The running thread releases such a lock. `release_stack` is 0 where it was not taken yet: then it is if the hold
-/// was long. False if the acquisition was not seen.
+/// The running thread releases such a lock. `release_stack` is None where it was not taken yet: then it is if
+/// the hold was long, or if somebody waits. False if the acquisition was not seen.
 ///
 /// # Safety
 /// `thread` is the running thread's record.
@@ -241,7 +241,7 @@ pub unsafe fn thread_releases(
     lock: u64,
     operation: u32,
     at_ns: u64,
-    release_stack: u64,
+    release_stack: Option<u64>,
 ) -> bool {
     // SAFETY: the caller's promise, and map values.
     unsafe {
@@ -261,10 +261,21 @@ pub unsafe fn thread_releases(
             None => (0, 0),
         };
         let is_across = acquired_in_ns != 0 && poll_start_ns != acquired_in_ns;
-        let release_stack = if release_stack == 0 && (is_long || is_across) {
-            unwind::user_stack(KIND_UPROBE)
-        } else {
-            release_stack
+        let release_stack = match release_stack {
+            Some(stack) => stack,
+            None => {
+                let has_waiters = (*state).waiting != 0;
+                let stack = if is_long || is_across || has_waiters {
+                    unwind::user_stack(KIND_UPROBE)
+                } else {
+                    0
+                };
+                // Nobody is parked yet, so that the slow unlock does not tell of it.
+                if has_waiters {
+                    holders::remember(state, at_ns, stack, (*thread).tid);
+                }
+                stack
+            }
         };
         let is_only = (*permits).count == 1;
         let hold = Held {

@@ -254,7 +254,7 @@ pub const OUTCOME_TIMED_OUT: u32 = 2;
 /// lower bound. In events only, never in the aggregation.
 pub const OUTCOME_STILL_WAITING: u32 = 3;
 
-/// Holders that an event about a lock wait names: the last ones.
+/// Holders that an event about a lock wait names: those that took most of it.
 pub const WAIT_HOLDERS: usize = 4;
 
 /// One who held a lock during a wait for it.
@@ -267,8 +267,8 @@ pub struct WaitHolder {
     pub held_ns: u64,
     /// The thread that released the lock; 0 for none.
     pub tid: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Which of the wait's releases it is, counted from 0.
+    pub nth: u32,
 }
 
 /// A lock wait over the threshold, or one inside a poll that was already older than the sampling
@@ -300,7 +300,7 @@ pub struct LockWait {
     pub outcome: u32,
     /// Always zero.
     pub zero: u32,
-    /// Who released the lock during the wait, in that order; of more than fit, the last ones.
+    /// Who released the lock during the wait, in any order; of more than fit, those that took most of it.
     pub holders: [WaitHolder; WAIT_HOLDERS],
 }
 

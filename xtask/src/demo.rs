@@ -64,6 +64,8 @@ pub fn run() -> Result<()> {
             "what blocked the runtime; open it in a browser",
         ),
         ("lockwait.svg", "who waited for which lock"),
+        ("lockholder.svg", "who held it meanwhile"),
+        ("lockpairs.svg", "both"),
         ("report.json", "all of it, for programs"),
         (
             "capture.holdup",

@@ -10,6 +10,7 @@ mod compare;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod golden;
 mod packages;
 mod reported;
 mod test;
@@ -73,6 +74,8 @@ enum Command {
         /// The folder that holdup recorded into
         dir: PathBuf,
     },
+    /// Record the scenarios of the contention workload anew for the replay tests; needs root
+    Golden,
     /// Build the Citadel server and its load driver, once, and say where they are
     Citadel {
         #[arg(long, value_enum, default_value_t = Flavour::Shipped)]
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
             let options = bench::unwind::Options { rounds, seconds };
             bench::unwind::run(&options).map(|()| ExitCode::SUCCESS)
         }
+        Command::Golden => golden::run().map(|()| ExitCode::SUCCESS),
         Command::Compare { truth, dir } => compare::run(&truth, &dir),
         Command::Citadel {
             flavour,

@@ -171,19 +171,18 @@ fn lock_wait(wait: wire::LockWait) -> Result<Event, DecodeError> {
     }))
 }
 
-/// In the order of their releases: the kernel side writes them round and round.
+/// In the order of their releases.
 fn wait_holders(wait: &wire::LockWait) -> [Option<WaitHolder>; wire::WAIT_HOLDERS] {
-    let mut holders = wait.holders.map(|holder| {
+    let mut holders = wait.holders;
+    // Those that are none come last.
+    holders.sort_by_key(|holder| (holder.tid == 0, holder.nth));
+    holders.map(|holder| {
         (holder.tid != 0).then_some(WaitHolder {
             tid: Tid(holder.tid),
             held: Nanos(holder.held_ns),
             stack: stack(holder.stack),
         })
-    });
-    if wait.releases as usize > wire::WAIT_HOLDERS {
-        holders.rotate_left(wait.releases as usize % wire::WAIT_HOLDERS);
-    }
-    holders
+    })
 }
 
 fn hold(hold: wire::Hold) -> Result<Event, DecodeError> {

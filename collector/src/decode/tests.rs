@@ -39,21 +39,23 @@ fn a_lock_wait_is_read_field_by_field() {
         operation: wire::LOCK_RW_UPGRADE,
         outcome: wire::OUTCOME_TIMED_OUT,
         zero: 0,
-        holders: [(14, 4), (11, 9), (12, 0), (13, 2)].map(|(tid, held_ns)| wire::WaitHolder {
-            stack: 0,
-            held_ns,
-            tid,
-            zero: 0,
+        holders: [(14, 4, 4), (11, 9, 0), (0, 0, 0), (13, 2, 3)].map(|(tid, held_ns, nth)| {
+            wire::WaitHolder {
+                stack: 0,
+                held_ns,
+                tid,
+                nth,
+            }
         }),
     };
-    // The fifth release took the place of the first.
-    let holders = [(11, 9), (12, 0), (13, 2), (14, 4)].map(|(tid, held)| {
+    let holder = |tid, held| {
         Some(WaitHolder {
             tid: Tid(tid),
             held: Nanos(held),
             stack: None,
         })
-    });
+    };
+    let holders = [holder(11, 9), holder(13, 2), holder(14, 4), None];
     assert_eq!(
         event(record.as_bytes()),
         Ok(Event::LockWait(LockWait {

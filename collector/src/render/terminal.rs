@@ -5,7 +5,9 @@ use std::fmt::{self, Write as _};
 
 use crate::capture::EndReason;
 use crate::event::Nanos;
-use crate::report::{Activity, CallSite, Certainty, Report};
+use crate::report::{
+    Activity, CallSite, Certainty, HoldTotalsEntry, LockShape, LockTypeEntry, Report,
+};
 
 /// Columns that text is wrapped to.
 const COLUMNS: usize = 100;
@@ -159,39 +161,78 @@ fn call_sites(out: &mut String, report: &Report, style: Style) -> fmt::Result {
 }
 
 fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
-    if report.locks.is_empty() {
+    // A channel's wait is for its receiver, not for who holds something.
+    let is_lock = |lock: &&LockTypeEntry| lock.kind != LockShape::Channel;
+    let types: Vec<&LockTypeEntry> = report.lock_types.iter().filter(is_lock).collect();
+    if types.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\n{}", style.bold("Locks, most waited for first"))?;
+    writeln!(
+        out,
+        "\n{}",
+        style.bold("Locks by type, most waited for first")
+    )?;
     writeln!(
         out,
         "{}",
-        style.dim("     total    waits    longest  lock, and who held it while others waited")
+        style.dim(
+            "     total    waits    longest  held up to  lock, and who held it while others waited"
+        )
     )?;
-    for lock in report.locks.iter().take(ROWS) {
+    for lock in types.iter().take(ROWS) {
+        let instances = match lock.instances.len() {
+            1 => String::new(),
+            several => format!("{several}x "),
+        };
         writeln!(
             out,
-            "{:>10}  {:>7}  {:>9}  {}",
+            "{:>10}  {:>7}  {:>9}  {:>10}  {instances}{}",
             duration(lock.totals.total_ns),
             lock.totals.waits,
             duration(lock.totals.max_ns),
-            cut(&shown(&lock.name), COLUMNS - 32),
+            held(&lock.holds),
+            cut(&shown(&lock.name), COLUMNS - 44 - instances.len()),
         )?;
         for (site, percent) in lock.holders.told(HOLDERS).named {
             let released = format!("{percent:>3}% {}", place(Some(site)));
-            writeln!(out, "{:32}{}", "", style.dim(&cut(&released, COLUMNS - 32)))?;
+            writeln!(out, "{:44}{}", "", style.dim(&cut(&released, COLUMNS - 44)))?;
+        }
+        if lock.across_await.count > 0 {
+            writeln!(
+                out,
+                "{:44}held across an await {}, up to {}",
+                "",
+                times(lock.across_await.count),
+                held(&lock.across_await)
+            )?;
         }
         if lock.still_waiting.waits > 0 {
             writeln!(
                 out,
-                "{:32}{} still waiting at the end, for at least {}",
+                "{:44}{} still waiting at the end, {} so far",
                 "",
                 lock.still_waiting.waits,
                 duration(lock.still_waiting.at_least_ns)
             )?;
         }
     }
-    rest(out, report.locks.len())
+    rest(out, types.len())
+}
+
+/// The longest of some holds; `≥` marks a lower bound.
+fn held(holds: &HoldTotalsEntry) -> String {
+    match (holds.count, holds.longest_certainty) {
+        (0, _) => "-".to_owned(),
+        (_, Certainty::Exact) => duration(holds.longest_ns),
+        (_, _) => format!("\u{2265}{}", duration(holds.longest_ns)),
+    }
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
 }
 
 fn rest(out: &mut String, rows: usize) -> fmt::Result {

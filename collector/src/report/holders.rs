@@ -43,6 +43,19 @@ impl HolderSum {
         sum.2 += time;
     }
 
+    /// Adds those of another lock.
+    pub fn merge(&mut self, other: &Holders) {
+        for share in &other.seen {
+            self.add(
+                Some(share.call_site.clone()),
+                share.releases,
+                share.total_ns,
+            );
+        }
+        self.add_handover(other.handover_ns);
+        self.add(None, other.unseen_waits, other.unseen_ns);
+    }
+
     /// What lies behind the last release.
     pub fn add_handover(&mut self, time: Nanos) {
         self.handover += time;

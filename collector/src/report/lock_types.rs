@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use super::holders::HolderSum;
 use super::stacks::SiteKey;
 use super::{
-    HoldTotalsEntry, LockEntry, LockFamily, LockShape, LockTypeEntry, StillWaiting, WaitTotals,
+    HoldTotalsEntry, Holders, LockEntry, LockFamily, LockShape, LockTypeEntry, StillWaiting,
+    WaitTotals,
 };
 use crate::event::Nanos;
 
@@ -32,34 +34,12 @@ impl Key {
 
 /// Groups locks; they come most waited for first, and so do their groups.
 pub fn group(locks: &[LockEntry]) -> Vec<LockTypeEntry> {
-    let mut groups: BTreeMap<Key, LockTypeEntry> = BTreeMap::new();
+    let mut groups: BTreeMap<Key, Vec<&LockEntry>> = BTreeMap::new();
     for lock in locks {
-        let group = groups
-            .entry(Key::of(lock))
-            .or_insert_with(|| LockTypeEntry {
-                name: lock.name.clone(),
-                family: lock.family,
-                kind: lock.kind,
-                protects: lock.protects.clone(),
-                acquired_at: lock.acquired_at.clone(),
-                totals: WaitTotals::default(),
-                still_waiting: StillWaiting::default(),
-                holds: HoldTotalsEntry::default(),
-                across_await: HoldTotalsEntry::default(),
-                locked_at_poll_end: 0,
-                instances: Vec::new(),
-            });
-        group.totals.add(&lock.totals);
-        group.still_waiting.waits += lock.still_waiting.waits;
-        group.still_waiting.at_least_ns += lock.still_waiting.at_least_ns;
-        group.holds.merge(&lock.holds);
-        group.across_await.merge(&lock.across_await);
-        group.locked_at_poll_end = group
-            .locked_at_poll_end
-            .saturating_add(lock.locked_at_poll_end);
-        group.instances.push(lock.address.clone());
+        groups.entry(Key::of(lock)).or_default().push(lock);
     }
-    let mut groups: Vec<LockTypeEntry> = groups.into_values().collect();
+    let mut groups: Vec<LockTypeEntry> =
+        groups.into_values().filter_map(|it| summed(&it)).collect();
     groups.sort_by_key(|group| {
         std::cmp::Reverse((
             group.totals.total_ns + group.still_waiting.at_least_ns,
@@ -67,6 +47,41 @@ pub fn group(locks: &[LockEntry]) -> Vec<LockTypeEntry> {
         ))
     });
     groups
+}
+
+/// None of none.
+fn summed(locks: &[&LockEntry]) -> Option<LockTypeEntry> {
+    let first = locks.first()?;
+    let mut group = LockTypeEntry {
+        name: first.name.clone(),
+        family: first.family,
+        kind: first.kind,
+        protects: first.protects.clone(),
+        acquired_at: first.acquired_at.clone(),
+        totals: WaitTotals::default(),
+        still_waiting: StillWaiting::default(),
+        holders: Holders::default(),
+        holds: HoldTotalsEntry::default(),
+        across_await: HoldTotalsEntry::default(),
+        locked_at_poll_end: 0,
+        instances: Vec::new(),
+    };
+    let mut holders = HolderSum::default();
+    for lock in locks {
+        group.totals.add(&lock.totals);
+        group.still_waiting.waits += lock.still_waiting.waits;
+        group.still_waiting.at_least_ns += lock.still_waiting.at_least_ns;
+        holders.merge(&lock.holders);
+        group.holds.merge(&lock.holds);
+        group.across_await.merge(&lock.across_await);
+        let locked = group
+            .locked_at_poll_end
+            .saturating_add(lock.locked_at_poll_end);
+        group.locked_at_poll_end = locked;
+        group.instances.push(lock.address.clone());
+    }
+    group.holders = holders.finish();
+    Some(group)
 }
 
 impl WaitTotals {

@@ -440,6 +440,8 @@ pub struct LockTypeEntry {
     pub totals: WaitTotals,
     /// Waits that had not ended when the recording did.
     pub still_waiting: StillWaiting,
+    /// Who held them while others waited.
+    pub holders: Holders,
     /// How long they were held, as far as that was seen.
     pub holds: HoldTotalsEntry,
     /// Of these, holds that were acquired in an earlier poll than released in.
@@ -475,7 +477,7 @@ pub struct LockWaitEntry {
     /// Where it was waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiter_stack: Option<String>,
-    /// Releases during it; of more than four, `holders` has the last ones.
+    /// Releases during it; of more than four, `holders` has those that took most of it.
     pub releases: u32,
     /// Who held the lock meanwhile, in the order of their releases.
     pub holders: Vec<WaitHolderEntry>,

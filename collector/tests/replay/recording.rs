@@ -474,7 +474,7 @@ fn held_by(tid: u32, stack: u64, us: u64) -> [wire::WaitHolder; wire::WAIT_HOLDE
         stack,
         held_ns: us * US,
         tid,
-        zero: 0,
+        nth: 0,
     };
     holders
 }
