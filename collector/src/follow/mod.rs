@@ -17,31 +17,34 @@
 
 mod programs;
 mod recorder;
+mod root;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid as RawPid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Signal, kill_process};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::event::Pid;
-use crate::probe::{ProbeError, Readable, Tree, TreeCounts};
+use crate::probe::{ProbeError, Tree, TreeCounts};
 use programs::{Programs, Verdict};
 use recorder::{News, Recorder};
+use root::Root;
 
 pub use recorder::{BEGUN, Outcome};
+pub use root::Request;
 
 /// Recorders side by side. Each has a ring buffer, its maps and a process. What starts beyond them is held until one
 /// of those that only write by now has ended. Where none does, it runs unseen and is counted: held, it could keep the
 /// very process waiting whose end would make room.
 const MOST_AT_ONCE: usize = 32;
 
-/// A command that was asked to end has this long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A terminal's signal reaches the command and holdup at about the same time.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Why a command could not be followed.
 #[derive(Debug, Error)]
@@ -77,15 +80,6 @@ pub struct Options {
     pub arguments: Vec<std::ffi::OsString>,
     /// When to end a command that does not end.
     pub timeout: Option<Duration>,
-}
-
-/// What was asked of a command from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// The terminal asks, and asks the command too.
-    Interrupted,
-    /// The command is to be told.
-    Forward(i32),
 }
 
 /// One process that had something to probe.
@@ -149,7 +143,7 @@ pub async fn follow(
             ready = follower.tree.readable() => ready.map_err(failed("programs that start"))?,
             Some(news) = news.recv() => follower.learn(news)?,
             Some(request) = requests.recv() => command.ask(request),
-            ended = command.ended.readable() => ended.map_err(failed("the command"))?,
+            ended = command.ended() => ended.map_err(failed("the command"))?,
             () = sleep_until(deadline), if deadline.is_some() => {
                 timed_out = true;
                 // First the evidence, then the end.
@@ -162,9 +156,22 @@ pub async fn follow(
             break status;
         }
     };
+    let ended = Instant::now();
     follower.tree.stop_holding()?;
     follower.look_at_started()?;
-    follower.end_recordings(&mut news).await?;
+    loop {
+        tokio::select! {
+            done = follower.end_recordings(&mut news) => {
+                done?;
+                break;
+            }
+            // Whoever asks once more does not want to wait; the signal that ended the command is not meant.
+            Some(_) = requests.recv() => if ended.elapsed() > SAME_SIGNAL {
+                follower.give_up();
+                break;
+            },
+        }
+    }
     let counts = follower.tree.counts()?;
     Ok(Followed {
         status,
@@ -319,6 +326,21 @@ impl Follower<'_> {
         Ok(())
     }
 
+    /// Ends all recorders at once: what they recorded is not reported.
+    fn give_up(&mut self) {
+        for (_, entry) in self.recorders.drain() {
+            if let Some(recorder) = entry.recorder {
+                let _ = kill_process(recorder, Signal::KILL);
+            }
+            self.recorded.push(Recorded {
+                pid: entry.pid,
+                name: entry.name,
+                folder: entry.folder,
+                outcome: Outcome::Failed("its report was not waited for".to_owned()),
+            });
+        }
+    }
+
     /// Waits for all recorders. Those of processes that still run are told to end.
     async fn end_recordings(
         &mut self,
@@ -342,50 +364,6 @@ impl Follower<'_> {
             };
             self.learn(news)?;
             self.look_at_started()?;
-        }
-    }
-}
-
-/// The command itself.
-struct Root {
-    child: Child,
-    pid: Option<RawPid>,
-    ended: Readable<std::os::fd::OwnedFd>,
-}
-
-impl Root {
-    fn new(child: Child) -> io::Result<Root> {
-        let pid = i32::try_from(child.id()).ok().and_then(RawPid::from_raw);
-        let no_pid = || io::Error::other("it has no process id");
-        let pidfd = pidfd_open(pid.ok_or_else(no_pid)?, PidfdFlags::empty())?;
-        Ok(Root {
-            child,
-            pid,
-            ended: Readable::new(pidfd)?,
-        })
-    }
-
-    fn status(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
-    }
-
-    fn ask(&self, request: Request) {
-        if let (Request::Forward(signal), Some(pid)) = (request, self.pid)
-            && let Some(signal) = Signal::from_named_raw(signal)
-        {
-            let _ = kill_process(pid, signal);
-        }
-    }
-
-    /// Asks it to end, and makes it end.
-    async fn end(&mut self) {
-        let Some(pid) = self.pid else { return };
-        let _ = kill_process(pid, Signal::TERM);
-        if tokio::time::timeout(PATIENCE, self.ended.readable())
-            .await
-            .is_err()
-        {
-            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
