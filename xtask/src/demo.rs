@@ -2,8 +2,8 @@
 //! report of a program that holds its runtime up.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -79,23 +79,30 @@ pub fn run() -> Result<()> {
 }
 
 /// The program that gets profiled; it runs as the user, and ends with its handle.
-pub struct Target(Child);
+pub struct Target {
+    child: Child,
+    /// Kept open: what it says later is read by nobody, and must not fail.
+    stdout: BufReader<ChildStdout>,
+}
 
 impl Target {
     pub fn pid(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
     /// Waits until it is ready.
     pub fn start(command: &mut Command) -> Result<Self> {
-        let child = command
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("could not start `{}`", command::display(command)))?;
-        let mut target = Self(child);
-        let stdout = target.0.stdout.take().context("a child has no stdout")?;
-        for line in BufReader::new(stdout).lines() {
+        let stdout = child.stdout.take().context("a child has no stdout")?;
+        let mut target = Self {
+            child,
+            stdout: BufReader::new(stdout),
+        };
+        for line in target.stdout.by_ref().lines() {
             let line = line.context("could not read what the workload says")?;
             if line.starts_with("ready") {
                 return Ok(target);
@@ -108,7 +115,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         // Both fail when it has ended by itself, which is what is wanted.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
