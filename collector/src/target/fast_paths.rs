@@ -7,14 +7,19 @@
 //!                                                    jne slow                     < here a probe goes
 //! ```
 //!
+//! A probe in the middle of an instruction would break the target, and debug information can be wrong. So a place counts
+//! only if one gets there instruction by instruction from the start of its function, and where functions start is
+//! taken from the unwind information, which the target itself goes by.
+//!
 //! Separate from `sites`, because it reads all of the debug information and is only done when asked for.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use gimli::{
     AttributeValue, DebugInfoOffset, DwarfSections, EndianSlice, LittleEndian, UnitHeader,
@@ -32,6 +37,14 @@ use super::split::Slice;
 const PLACES_LIMIT: usize = 1 << 16;
 /// Bytes of one range that are looked at: a fast path has some dozen.
 const RANGE_LIMIT: u64 = 4 << 10;
+/// Longer functions are not decoded: the longest of a Citadel server has 300 KiB.
+const FUNCTION_LIMIT: u64 = 1 << 20;
+/// Copies that are kept: a Citadel server has some thousands.
+const COPIES_LIMIT: usize = 1 << 18;
+/// Ranges of one copy that are looked at: they have two or three.
+const RANGES_LIMIT: usize = 64;
+/// Reading stops after this long, whatever the file says.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 /// As many threads as for the other reading of debug information.
 const THREADS_LIMIT: usize = 4;
 
@@ -193,53 +206,110 @@ pub fn find(binary: &Binary) -> Result<FastPaths, ElfError> {
     if !code.is_x86_64() {
         return Ok(FastPaths::default());
     }
-    let copies = copies(&described)?;
     let mut result = FastPaths::default();
-    let mut places = BTreeMap::new();
-    for (does, ranges) in copies {
+    let mut changes = BTreeMap::new();
+    for (does, ranges) in copies(&described)? {
         // Debug information keeps functions that the linker dropped, at addresses where no code is.
         let is_there = |range: &Range| code.file_offset(range.begin).is_some();
         if !ranges.iter().all(is_there) {
             continue;
         }
-        match place(&code, binary, does, &ranges) {
-            Some((vaddr, path)) => {
-                places.insert(vaddr, path);
+        match change(&code, &ranges) {
+            Some(change) if changes.len() < PLACES_LIMIT => {
+                changes.insert(change.at, (does, change));
             }
-            None => result.not_understood += 1,
-        }
-        if places.len() >= PLACES_LIMIT {
-            break;
+            _ => result.not_understood += 1,
         }
     }
-    result.places = places.into_values().collect();
+    let starts = function_starts(&code);
+    let mut decoded = Decoded::default();
+    for (does, change) in changes.into_values() {
+        let is_place =
+            decoded.has(&code, &starts, change.at) && decoded.has(&code, &starts, change.next);
+        match is_place
+            .then(|| path(&code, binary, does, change))
+            .flatten()
+        {
+            Some(path) => result.places.push(path),
+            None => result.not_understood += 1,
+        }
+    }
     Ok(result)
 }
 
-/// The probe for one copy of a fast path.
-fn place(code: &Elf<'_>, binary: &Binary, does: Does, ranges: &[Range]) -> Option<(u64, FastPath)> {
-    let change = ranges.iter().find_map(|range| {
+/// How many copies of fast paths a file describes; for whoever wants to know what becomes of a strange one.
+pub fn copies_of_file(described: &Elf<'_>) -> Result<usize, ElfError> {
+    copies(described).map(|copies| copies.len())
+}
+
+/// Where functions start, by the table of `.eh_frame_hdr`, in order.
+fn function_starts(code: &Elf<'_>) -> Vec<u64> {
+    let Some((address, data)) = code.eh_frame_header() else {
+        return Vec::new();
+    };
+    let bases = gimli::BaseAddresses::default().set_eh_frame_hdr(address);
+    let header = gimli::EhFrameHdr::new(data, LittleEndian).parse(&bases, 8);
+    let Some(header) = header.ok() else {
+        return Vec::new();
+    };
+    let Some(table) = header.table() else {
+        return Vec::new();
+    };
+    let mut starts = Vec::new();
+    let mut entries = table.iter(&bases);
+    while let Ok(Some((start, _))) = entries.next() {
+        if let gimli::Pointer::Direct(start) = start {
+            starts.push(start);
+        }
+    }
+    starts.sort_unstable();
+    starts
+}
+
+/// The instructions of one function: places come in the order of their addresses.
+#[derive(Default)]
+struct Decoded {
+    start: Option<u64>,
+    instructions: HashSet<u64>,
+}
+
+impl Decoded {
+    /// Whether an instruction begins at this address.
+    fn has(&mut self, code: &Elf<'_>, starts: &[u64], vaddr: u64) -> bool {
+        let after = starts.partition_point(|start| *start <= vaddr);
+        let Some(start) = after.checked_sub(1).map(|at| starts[at]) else {
+            return false;
+        };
+        if self.start != Some(start) {
+            let end = starts.get(after).copied().unwrap_or(u64::MAX);
+            let length = (end - start).min(FUNCTION_LIMIT) as usize;
+            let bytes = code.bytes_at(start, length);
+            self.start = Some(start);
+            self.instructions = insn::instruction_starts(bytes, start).collect();
+        }
+        self.instructions.contains(&vaddr)
+    }
+}
+
+/// The instruction that changes the lock's word, in one copy of a fast path.
+fn change(code: &Elf<'_>, ranges: &[Range]) -> Option<Change> {
+    ranges.iter().find_map(|range| {
         let length = (range.end - range.begin).min(RANGE_LIMIT) as usize;
         insn::change_of_a_lock(code.bytes_at(range.begin, length), range.begin)
-    })?;
-    let Change {
-        next,
-        is_conditional,
-        register,
-        displacement,
-    } = change;
-    let site = site(code, binary, next)?;
-    if site.price == FirstInstruction::Refused {
-        return None;
-    }
+    })
+}
+
+/// The probe for one copy of a fast path.
+fn path(code: &Elf<'_>, binary: &Binary, does: Does, change: Change) -> Option<FastPath> {
+    let site = site(code, binary, change.next)?;
     let cookie = wire::fast_cookie(
         does.operation,
         does.is_release,
-        is_conditional,
-        register.unwrap_or(wire::FAST_PC_RELATIVE),
-        displacement,
+        change.is_conditional,
+        change.register.unwrap_or(wire::FAST_PC_RELATIVE),
+        change.displacement,
     );
-    Some((next, FastPath { site, cookie }))
+    (site.price != FirstInstruction::Refused).then_some(FastPath { site, cookie })
 }
 
 /// Code of one copy of a function.
@@ -270,9 +340,12 @@ fn copies(described: &Elf<'_>) -> Result<Vec<(Does, Vec<Range>)>, ElfError> {
     }
     let next = AtomicUsize::new(0);
     let merged = Mutex::new(Findings::default());
+    let until = Instant::now() + TIME_LIMIT;
     let work = || {
         let mut mine = Findings::default();
-        while let Some(header) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(header) = units.get(next.fetch_add(1, Ordering::Relaxed))
+            && Instant::now() < until
+        {
             // What a malformed unit has up to there counts.
             let _ = read_unit(&dwarf, *header, &mut mine);
         }
@@ -353,7 +426,7 @@ fn read_unit<'data>(
         let origin = code.origin.or(own.filter(|_| code.does.is_some()));
         if let Some(origin) = origin {
             let ranges = code.resolve(dwarf, &unit)?;
-            if !ranges.is_empty() {
+            if !ranges.is_empty() && found.copies.len() < COPIES_LIMIT {
                 found.copies.push((origin, ranges));
             }
         }
@@ -382,7 +455,7 @@ impl<'data> Code<'data> {
             let Some(mut ranges) = dwarf.attr_ranges(unit, value)? else {
                 return Ok(resolved);
             };
-            while let Some(range) = ranges.next()? {
+            while let (Some(range), true) = (ranges.next()?, resolved.len() < RANGES_LIMIT) {
                 resolved.push(Range {
                     begin: range.begin,
                     end: range.end,
@@ -421,6 +494,30 @@ fn does(mangled: &[u8]) -> Option<Does> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Pid;
+    use crate::target::{DebugSearch, Process};
+
+    /// Of this very program, which has std's locks: each place is behind an instruction of its own that changes a word,
+    /// and what lies between two instructions is no place.
+    #[test]
+    fn places_of_this_program() {
+        let process = Process::open(Pid(std::process::id())).expect("we run");
+        let plan = process
+            .plan(&DebugSearch::default())
+            .expect("our own binary can be read");
+        let code = plan.binary.code().expect("read before");
+        let starts = function_starts(&code);
+        assert!(starts.len() > 1000, "{}", starts.len());
+        let found = find(&plan.binary).expect("it has debug information");
+        assert!(!found.places.is_empty());
+        let mut decoded = Decoded::default();
+        for path in &found.places {
+            let next = code.vaddr(path.site.file_offset).expect("code");
+            assert!(decoded.has(&code, &starts, next));
+            // The instruction in front has at least two bytes.
+            assert!(!decoded.has(&code, &starts, next - 1), "{next:#x}");
+        }
+    }
 
     /// Both manglings of the functions in question, and of others beside them.
     #[test]

@@ -325,6 +325,8 @@ pub fn flag_of_first_argument(code: &[u8]) -> Option<u64> {
 /// An instruction that changes a lock's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
+    /// Its address.
+    pub at: u64,
     /// Address of the instruction behind it.
     pub next: u64,
     /// It changes it only if it is as expected (`cmpxchg`).
@@ -366,6 +368,7 @@ pub fn change_of_a_lock(code: &[u8], vaddr: u64) -> Option<Change> {
             (Some(register), instruction.memory_displacement64() as i64)
         };
         return Some(Change {
+            at: instruction.ip(),
             next,
             is_conditional,
             register,
@@ -373,6 +376,15 @@ pub fn change_of_a_lock(code: &[u8], vaddr: u64) -> Option<Change> {
         });
     }
     None
+}
+
+/// The addresses at which instructions begin in a function, `code` at `vaddr`, as far as it can be decoded.
+pub fn instruction_starts(code: &[u8], vaddr: u64) -> impl Iterator<Item = u64> + '_ {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        let instruction = decoder.can_decode().then(|| decoder.decode())?;
+        (!instruction.is_invalid()).then(|| instruction.ip())
+    })
 }
 
 /// Where a register is in x86-64's `struct pt_regs`, in words.
@@ -550,6 +562,7 @@ mod tests {
         assert_eq!(
             change(&[0xb1, 1, 0xf0, 0x0f, 0xb0, 0x4f, 0x10, 0x75, 9]),
             Some(Change {
+                at: 0x1002,
                 next: 0x1007,
                 is_conditional: true,
                 register: Some(14),
@@ -560,6 +573,7 @@ mod tests {
         assert_eq!(
             change(&[0x87, 0x43, 0xf8, 0x83, 0xf8, 2]),
             Some(Change {
+                at: 0x1000,
                 next: 0x1003,
                 is_conditional: false,
                 register: Some(5),
@@ -570,6 +584,7 @@ mod tests {
         assert_eq!(
             change(&[0xf0, 0x48, 0x0f, 0xc1, 0x05, 0x20, 0, 0, 0]),
             Some(Change {
+                at: 0x1000,
                 next: 0x1009,
                 is_conditional: false,
                 register: None,

@@ -1,8 +1,8 @@
-//! Whatever debug information says: the search for the polls' types ends, and has not read past its bounds. What enters
-//! is a whole file, or sections for one.
+//! Whatever debug information says: the searches for the polls' types and for the fast paths of locks end, and have not read
+//! past its bounds. What enters is a whole file, or sections for one.
 #![no_main]
 
-use holdup::target::{Elf, dwarf};
+use holdup::target::{Elf, dwarf, fast_paths};
 use holdup_fuzz::{elf, pieces};
 use libfuzzer_sys::fuzz_target;
 
@@ -29,6 +29,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let Ok(file) = Elf::parse(file) else { return };
     let found = dwarf::poll_instances_of_file(&file, None);
+    // Malformed sections are an error, which is as good as a number.
+    let _ = fast_paths::copies_of_file(&file);
     for instance in &found.instances {
         assert!(found.describes(instance.vaddr));
     }
