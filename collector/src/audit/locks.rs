@@ -139,8 +139,8 @@ impl LockRow {
             _ if attached(report, "uncontended") > 0 => {
                 "nobody was seen to take it at any place that debug information tells of".to_owned()
             }
-            _ => "no contention: nobody waited for it, and a free lock is taken and released by inlined code that leaves no \
-                  trace without --uncontended"
+            _ => "no contention: nobody waited for it, and a free lock is taken and released by inlined code, which was not \
+                  probed"
                 .to_owned(),
         }
     }

@@ -53,10 +53,10 @@ pub struct Args {
     /// CPU samples for each second; what is shorter than the time between two can be missed
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
-    /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of parking_lot's
-    /// and std's locks that debug information tells of, at half a microsecond for each use of a lock
+    /// See only locks that somebody waits for, and Tokio's. Otherwise a probe is in every fast path of parking_lot's and std's
+    /// locks that debug information tells of, at half a microsecond for each use of a lock
     #[arg(long, conflicts_with = "capture")]
-    uncontended: bool,
+    contended_only: bool,
     /// Rules (TOML) that class crates, in place of holdup's own
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -135,7 +135,7 @@ impl Args {
                 ..Config::default()
             },
             debug_sources: self.debug.sources(),
-            uncontended: self.uncontended,
+            uncontended: !self.contended_only,
             stuck_after: STUCK_AFTER,
             from_first_instruction: false,
         }
