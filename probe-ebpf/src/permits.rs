@@ -81,7 +81,15 @@ pub fn acquire_return(ctx: RetProbeContext) -> u32 {
             return 0;
         }
         match registers::return_value(&ctx) & 0xff {
-            PENDING if call.queued == 0 => wait(thread, &call, cookie),
+            // Also pending without waiting is a task whose cooperative budget is used up.
+            PENDING if call.queued == 0 => {
+                let queued = call
+                    .acquire
+                    .wrapping_add(wire::acquire_cookie_queued(cookie));
+                if bpf_probe_read_user(queued as *const u8).is_ok_and(|queued| queued != 0) {
+                    wait(thread, &call, cookie);
+                }
+            }
             PENDING => {}
             READY_OK => acquired(thread, &call, at_ns),
             // The semaphore was closed.
@@ -97,6 +105,8 @@ pub fn acquire_return(ctx: RetProbeContext) -> u32 {
 /// `thread` is the running thread's record.
 #[inline(always)]
 unsafe fn wait(thread: *mut wire::Thread, call: &wire::AcquireCall, cookie: u64) {
+    // Of an earlier one at this address whose end was not seen.
+    leave(call);
     // SAFETY: the caller's promise.
     unsafe {
         let task = match polls::innermost(thread) {

@@ -282,20 +282,22 @@ impl Table {
                 continue;
             }
             if function.start >= covered + ALIGNMENT && covered > self.base {
-                self.push(covered, between);
+                self.push(covered, between, false);
             }
-            for (at, rule) in &rows[function.first..function.first + function.count] {
-                self.push((*at).max(covered), *rule);
+            // A function's start has a row also if its rule is that of what is in front: so it is known to be one.
+            for (n, (at, rule)) in (0..).zip(&rows[function.first..function.first + function.count])
+            {
+                self.push((*at).max(covered), *rule, n == 0);
             }
             covered = function.end;
         }
         if covered > self.base {
-            self.push(covered, between);
+            self.push(covered, between, false);
         }
         self.rows.shrink_to_fit();
     }
 
-    fn push(&mut self, at: u64, rule: u32) {
+    fn push(&mut self, at: u64, rule: u32, is_start: bool) {
         let Ok(place) = u32::try_from(at.saturating_sub(self.base)) else {
             return;
         };
@@ -305,7 +307,7 @@ impl Table {
                 last.rule = rule;
                 return;
             }
-            Some(last) if last.rule == rule => return,
+            Some(last) if last.rule == rule && !is_start => return,
             _ => {}
         }
         self.unsupported += u64::from(rule == RULE_UNSUPPORTED);
@@ -362,12 +364,13 @@ mod tests {
         table.rows
     }
 
-    /// Code between two functions has no rule, padding between them does not count as such.
+    /// Code between two functions has no rule, padding between them does not count as such; each function has a row.
     #[test]
     fn gaps() {
         let rows = joined(&[
             (0x1000, 0x1010, &[(0x1000, 3), (0x1004, 4)]),
             (0x1018, 0x1020, &[(0x1018, 3)]),
+            (0x1020, 0x1028, &[(0x1020, 3)]),
             (0x1100, 0x1110, &[(0x1100, 3), (0x1101, 3)]),
         ]);
         assert_eq!(
@@ -376,7 +379,8 @@ mod tests {
                 row(0, 3),
                 row(4, 4),
                 row(0x18, 3),
-                row(0x20, RULE_NONE),
+                row(0x20, 3),
+                row(0x28, RULE_NONE),
                 row(0x100, 3),
                 row(0x110, RULE_NONE),
             ]
