@@ -7,19 +7,12 @@
 //!   jne slow                       < the probe: a jump is cheap to probe
 //! ```
 
-use core::ffi::c_void;
-
 use aya_ebpf::{
-    EbpfContext,
-    helpers::generated::{
-        bpf_get_attach_cookie, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
-    },
-    macros::uprobe,
-    programs::ProbeContext,
+    EbpfContext, helpers::generated::bpf_get_attach_cookie, macros::uprobe, programs::ProbeContext,
 };
 use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 
-use crate::{holders, permits, threads, unwind};
+use crate::{holders, permits, registers::saved, threads, unwind};
 
 /// Places in words in `struct pt_regs` of arch/x86/include/asm/ptrace.h.
 const INSTRUCTION_POINTER: u64 = 16;
@@ -31,15 +24,11 @@ const ZERO_FLAG: u64 = 1 << 6;
 #[uprobe]
 pub fn fast_path(ctx: ProbeContext) -> u32 {
     let at_ns = crate::now();
-    // SAFETY: the context of this program, and the running thread's user registers.
-    let (cookie, registers) = unsafe {
-        (
-            bpf_get_attach_cookie(ctx.as_ptr()),
-            bpf_task_pt_regs(bpf_get_current_task_btf().cast()) as u64,
-        )
-    };
+    // SAFETY: the context of this program.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let registers = saved::of_current();
     let is_conditional = cookie >> 9 & 1 != 0;
-    if is_conditional && register(registers, FLAGS) & ZERO_FLAG == 0 {
+    if is_conditional && saved::word(registers, FLAGS) & ZERO_FLAG == 0 {
         return 0;
     }
     let place = cookie >> 16 & 0xff;
@@ -49,7 +38,7 @@ pub fn fast_path(ctx: ProbeContext) -> u32 {
         place
     };
     let displacement = (cookie >> 32) as u32 as i32;
-    let lock = register(registers, place).wrapping_add_signed(i64::from(displacement));
+    let lock = saved::word(registers, place).wrapping_add_signed(i64::from(displacement));
     let Some(thread) = threads::current_or_new() else {
         return 0;
     };
@@ -69,17 +58,7 @@ pub fn fast_path(ctx: ProbeContext) -> u32 {
                 (*state).name_stack = unwind::user_stack(KIND_UPROBE);
             }
         }
-        permits::thread_acquired(thread, lock, 0, at_ns);
+        permits::thread_acquired(thread, lock, operation, 0, at_ns);
     }
     0
-}
-
-/// A word of the kernel's record of the user registers; 0 when it can't be read.
-#[inline(always)]
-fn register(registers: u64, place: u64) -> u64 {
-    let mut word = 0_u64;
-    let at = registers.wrapping_add(place * 8);
-    // SAFETY: the helper checks the address and reports a fault as an error.
-    let error = unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, at as *const c_void) };
-    if error == 0 { word } else { 0 }
 }

@@ -63,6 +63,8 @@ pub struct LockState {
     pub released_ns: u64,
     /// Of a lock of Tokio's: releases by who had acquired it. A channel has none.
     pub matched: u64,
+    /// Of a lock of Tokio's: when it was last released by somebody who was not seen to acquire it.
+    pub stray_ns: u64,
     /// Releases so far; the last ones are in `releases`, by this number.
     seen: u64,
     /// Thread of that acquisition.
@@ -110,12 +112,25 @@ pub fn fell_asleep(lock: u64, keeps_its_holders: bool, at_ns: u64) {
     }
 }
 
-/// A thread enters the lock's slow path, or leaves it (`u64::MAX`).
+/// A thread enters the lock's slow path.
 #[inline(always)]
-pub fn waits(lock: u64, more: u64) {
+pub fn waits(lock: u64) {
     if let Some(state) = known_or_new(lock) {
         // SAFETY: a map value.
-        unsafe { atomics::add(&raw mut (*state).waiting, more) };
+        unsafe { atomics::add(&raw mut (*state).waiting, 1) };
+    }
+}
+
+/// A thread leaves it. The record may be younger than the wait.
+#[inline(always)]
+pub fn waits_no_more(lock: u64) {
+    if let Some(state) = known(lock) {
+        // SAFETY: a map value.
+        unsafe {
+            if (*state).waiting != 0 {
+                atomics::add(&raw mut (*state).waiting, u64::MAX);
+            }
+        }
     }
 }
 
@@ -154,7 +169,7 @@ pub fn acquired(thread: *mut wire::Thread, lock: u64, operation: u32, stack: u64
     // SAFETY: a map value, and the running thread's record.
     unsafe {
         if (*state).is_watched != 0 {
-            permits::thread_acquired(thread, lock, stack, at_ns);
+            permits::thread_acquired(thread, lock, operation, stack, at_ns);
         }
         if wire::is_exclusive(operation) {
             // The lock's holder writes these fields.

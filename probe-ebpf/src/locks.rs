@@ -25,7 +25,9 @@ use crate::{
     emit::{count, emit},
     holders::{self, Join, Wait},
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
-    permits, polls, registers, scratch, threads, unwind, window,
+    permits, polls,
+    registers::{self, saved},
+    scratch, threads, unwind, window,
 };
 
 const DEPTH: u32 = wire::LOCK_DEPTH as u32;
@@ -67,7 +69,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         if !is_condvar {
             (*thread).lock_waits += 1;
             waiting(1);
-            holders::waits(registers::argument(&ctx, 0), 1);
+            holders::waits(registers::argument(&ctx, 0));
         }
         let mut mutex = 0;
         if is_condvar {
@@ -196,7 +198,7 @@ unsafe fn pop(thread: *mut wire::Thread) -> wire::LockFrame {
         if left.operation != wire::LOCK_CONDVAR && (*thread).lock_waits != 0 {
             (*thread).lock_waits -= 1;
             waiting(u64::MAX);
-            holders::waits(left.lock, u64::MAX);
+            holders::waits_no_more(left.lock);
         }
         if is_asleep(left.asleep_ns) {
             holders::woke(left.lock);
@@ -227,7 +229,7 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
         }
         let wait = pop(thread);
         if wait.mutex != 0 {
-            permits::thread_acquired(thread, wait.mutex, 0, at_ns);
+            permits::thread_acquired(thread, wait.mutex, wire::LOCK_MUTEX, 0, at_ns);
         }
         if wait.inside_another == 0 {
             ended(thread, &wait, at_ns, registers::return_value(&ctx));
@@ -539,8 +541,18 @@ fn keeps_its_holders(lock: u64, operation: u32) -> bool {
     }
 }
 
-/// A thread is woken by the running one. If it waits for a lock of std's, that thread has just released the lock: there
-/// is no timeout that could have woken it.
+/// Whether the running thread is in a system call about the futex at a lock of std's: its one word, or one of its two.
+#[inline(always)]
+fn is_at_its_futex(lock: u64) -> bool {
+    let number = if config::is_aarch64() { 98 } else { 202 };
+    let registers = saved::of_current();
+    let futex = saved::word(registers, saved::system_call_argument() as u64);
+    saved::word(registers, saved::system_call() as u64) == number
+        && futex.wrapping_sub(lock).wrapping_add(4) <= 8
+}
+
+/// A thread is woken by the running one, or by an interrupt on top of it. If the thread waits for a lock of std's and the
+/// running one wakes its futex, the running one has just released the lock. A signal wakes, too.
 #[inline(always)]
 pub fn woken(thread: *mut wire::Thread) {
     // SAFETY: a thread that can't run; its wakers come one after the other.
@@ -556,6 +568,7 @@ pub fn woken(thread: *mut wire::Thread) {
         let is_by_target = (bpf_get_current_pid_tgid() >> 32) as u32 == (*thread).tgid;
         if wire::is_std_lock(operation)
             && is_by_target
+            && is_at_its_futex(lock)
             && let Some(waker) = threads::current_or_new()
         {
             let stack = unwind::user_stack(KIND_UPROBE);

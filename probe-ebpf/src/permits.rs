@@ -168,12 +168,19 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
             (*state).name_stack = unwind::callers_stack(KIND_UPROBE);
         }
     }
-    take(thread, &key, waiter_stack, at_ns);
+    take(thread, &key, waiter_stack, at_ns, false);
 }
 
-/// Whoever the key names has acquired the lock, in the poll that the running thread is in, if it is in one.
+/// Whoever the key names has acquired the lock, in the poll that the running thread is in, if it is in one. As its
+/// `only` holder it has no other permit: an earlier one was given back unseen.
 #[inline(always)]
-fn take(thread: *mut wire::Thread, key: &wire::HeldKey, acquire_stack: u64, at_ns: u64) {
+fn take(
+    thread: *mut wire::Thread,
+    key: &wire::HeldKey,
+    acquire_stack: u64,
+    at_ns: u64,
+    only: bool,
+) {
     // SAFETY: a map value, and the running thread's record.
     unsafe {
         let poll_start_ns = match polls::innermost(thread) {
@@ -185,7 +192,7 @@ fn take(thread: *mut wire::Thread, key: &wire::HeldKey, acquire_stack: u64, at_n
                 (*permits).acquired_ns = at_ns;
                 (*permits).poll_start_ns = poll_start_ns;
                 (*permits).acquire_stack = acquire_stack;
-                (*permits).count += 1;
+                (*permits).count = if only { 1 } else { (*permits).count + 1 };
             }
             None => {
                 let permits = wire::Held {
@@ -204,11 +211,19 @@ fn take(thread: *mut wire::Thread, key: &wire::HeldKey, acquire_stack: u64, at_n
 
 /// The running thread has acquired a lock whose fast paths are probed. Its guard can't leave the thread.
 #[inline(always)]
-pub fn thread_acquired(thread: *mut wire::Thread, lock: u64, acquire_stack: u64, at_ns: u64) {
+pub fn thread_acquired(
+    thread: *mut wire::Thread,
+    lock: u64,
+    operation: u32,
+    acquire_stack: u64,
+    at_ns: u64,
+) {
     // SAFETY: the running thread's record.
     let owner = u64::from(unsafe { (*thread).tid }) | wire::OWNER_IS_THREAD;
     let key = wire::HeldKey { lock, owner };
-    take(thread, &key, acquire_stack, at_ns);
+    // An upgrade is a second one of a lock that is held.
+    let only = wire::is_exclusive(operation) && operation != wire::LOCK_RW_UPGRADE;
+    take(thread, &key, acquire_stack, at_ns, only);
 }
 
 /// The running thread releases such a lock. `release_stack` is None where it was not taken yet: then it is if
@@ -372,6 +387,9 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
     unsafe {
         let permits = HELD.get_ptr_mut(key);
         let since_ns = match permits {
+            // Since then a permit was given back by who was not seen to acquire one: maybe this task's, which it had
+            // handed to another one.
+            Some(permits) if (*permits).acquired_ns < (*state).stray_ns => 0,
             Some(permits) => (*permits).acquired_ns,
             // By `try_lock`, and so before the queue began.
             None if (*state).matched != 0 && (*state).queued != 0 => (*state).locked_since_ns,
@@ -424,9 +442,19 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
                     hold.flags |= wire::HOLD_ACROSS_AWAIT;
                 }
             }
-            None => count(wire::COUNTER_TASK_RELEASES_UNMATCHED),
+            None => {}
+        }
+        if permits.is_none() {
+            (*state).stray_ns = at_ns;
+        }
+        if since_ns == 0 {
+            count(wire::COUNTER_TASK_RELEASES_UNMATCHED);
         }
         (*state).released_ns = at_ns;
+        // Who has these permits from now on has not had them for longer, also if nobody sees him acquire them.
+        if (*state).locked_since_ns != 0 {
+            (*state).locked_since_ns = at_ns;
+        }
         dequeue(state, permits_given);
         if since_ns != 0 {
             holders::ended(thread, &hold, at_ns);

@@ -80,7 +80,31 @@ pub fn return_pops() -> u64 {
 
 /// Where the unwinder's registers are in the kernel's record of a thread's user registers, in words.
 pub mod saved {
+    use core::ffi::c_void;
+
+    use aya_ebpf::helpers::generated::{
+        bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+    };
+
     use crate::maps::config;
+
+    /// The running thread's.
+    #[inline(always)]
+    pub fn of_current() -> u64 {
+        // SAFETY: no preconditions, and what the first helper returns is what the second one takes.
+        unsafe { bpf_task_pt_regs(bpf_get_current_task_btf().cast()) as u64 }
+    }
+
+    /// A word of them; 0 when it can't be read.
+    #[inline(always)]
+    pub fn word(registers: u64, place: u64) -> u64 {
+        let mut word = 0_u64;
+        let at = registers.wrapping_add(place * 8);
+        // SAFETY: the helper checks the address and reports a fault as an error.
+        let error =
+            unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, at as *const c_void) };
+        if error == 0 { word } else { 0 }
+    }
 
     macro_rules! index {
         ($name:ident, x86_64: $x86_64:literal, aarch64: $aarch64:literal) => {
@@ -99,6 +123,9 @@ pub mod saved {
     index!(frame_pointer, x86_64: 4, aarch64: 29);
     // x86-64 has none; whatever is there is not used.
     index!(link_register, x86_64: 0, aarch64: 30);
+    // Of a system call, as long as it goes on: its number (orig_rax) and what it was given first.
+    index!(system_call, x86_64: 15, aarch64: 8);
+    index!(system_call_argument, x86_64: 14, aarch64: 0);
     // All of them.
     index!(count, x86_64: 21, aarch64: 34);
 }
