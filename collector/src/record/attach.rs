@@ -153,6 +153,10 @@ pub(super) fn attach_fast_paths(
         miss("fast paths of locks", why);
         return family;
     }
+    if found.is_cut {
+        let why = "reading all debug information takes too long".to_owned();
+        miss("some fast paths of locks", why);
+    }
     if found.not_understood > 0 {
         let what = format!("{} fast paths of locks", found.not_understood);
         miss(&what, "their instructions are not understood".to_owned());

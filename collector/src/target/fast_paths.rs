@@ -40,7 +40,9 @@ const RANGE_LIMIT: u64 = 4 << 10;
 /// Longer functions are not decoded: the longest of a Citadel server has 300 KiB.
 const FUNCTION_LIMIT: u64 = 1 << 20;
 /// Copies that are kept: a Citadel server has some thousands.
-const COPIES_LIMIT: usize = 1 << 18;
+const COPIES_LIMIT: usize = 1 << 16;
+/// Entries of the functions in question that are kept: one for each function and unit.
+const NAMED_LIMIT: usize = 1 << 20;
 /// Ranges of one copy that are looked at: they have two or three.
 const RANGES_LIMIT: usize = 64;
 /// Reading stops after this long, whatever the file says.
@@ -195,6 +197,8 @@ pub struct FastPaths {
     pub places: Vec<FastPath>,
     /// Inlined copies in which the instruction was not found, or in a form that a probe can't use.
     pub not_understood: usize,
+    /// There may be more: reading all of the debug information would have taken too long.
+    pub is_cut: bool,
 }
 
 /// Where a binary acquires and releases locks without waiting; nothing without debug information.
@@ -208,7 +212,10 @@ pub fn find(binary: &Binary) -> Result<FastPaths, ElfError> {
     }
     let mut result = FastPaths::default();
     let mut changes = BTreeMap::new();
-    for (does, ranges) in copies(&described)? {
+    let until = Instant::now() + TIME_LIMIT;
+    let copies = copies(&described, until)?;
+    result.is_cut = Instant::now() >= until || copies.len() >= COPIES_LIMIT;
+    for (does, ranges) in copies {
         // Debug information keeps functions that the linker dropped, at addresses where no code is.
         let is_there = |range: &Range| code.file_offset(range.begin).is_some();
         if !ranges.iter().all(is_there) {
@@ -239,7 +246,7 @@ pub fn find(binary: &Binary) -> Result<FastPaths, ElfError> {
 
 /// How many copies of fast paths a file describes; for whoever wants to know what becomes of a strange one.
 pub fn copies_of_file(described: &Elf<'_>) -> Result<usize, ElfError> {
-    copies(described).map(|copies| copies.len())
+    copies(described, Instant::now() + TIME_LIMIT).map(|copies| copies.len())
 }
 
 /// Where functions start, by the table of `.eh_frame_hdr`, in order.
@@ -319,17 +326,9 @@ struct Range {
     end: u64,
 }
 
-/// What the units of a file have.
-#[derive(Default)]
-struct Findings {
-    /// Functions in question, by the offset of their entry.
-    named: HashMap<usize, Does>,
-    /// Code by the entry that it takes its name from.
-    copies: Vec<(usize, Vec<Range>)>,
-}
-
-/// Every copy of the functions in question.
-fn copies(described: &Elf<'_>) -> Result<Vec<(Does, Vec<Range>)>, ElfError> {
+/// Every copy of the functions in question. In two readings, so that of the million inlined functions of a large program
+/// only those few are kept: an entry can come before the one that it takes its name from.
+fn copies(described: &Elf<'_>, until: Instant) -> Result<Vec<(Does, Vec<Range>)>, ElfError> {
     let sections: DwarfSections<Cow<'_, [u8]>> =
         DwarfSections::load(|id| described.section(id.name()))?;
     let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
@@ -338,22 +337,35 @@ fn copies(described: &Elf<'_>) -> Result<Vec<(Does, Vec<Range>)>, ElfError> {
     while let Ok(Some(header)) = headers.next() {
         units.push(header);
     }
+    let named = of_each(&units, until, |header, named| {
+        named_in_unit(&dwarf, header, named)
+    });
+    let named: HashMap<usize, Does> = named.into_iter().collect();
+    Ok(of_each(&units, until, |header, copies| {
+        copies_in_unit(&dwarf, header, &named, copies)
+    }))
+}
+
+/// What `read` finds in each unit, by several threads.
+fn of_each<'data, T: Send>(
+    units: &[UnitHeader<Slice<'data>>],
+    until: Instant,
+    read: impl Fn(UnitHeader<Slice<'data>>, &mut Vec<T>) -> gimli::Result<()> + Sync,
+) -> Vec<T> {
     let next = AtomicUsize::new(0);
-    let merged = Mutex::new(Findings::default());
-    let until = Instant::now() + TIME_LIMIT;
+    let merged = Mutex::new(Vec::new());
     let work = || {
-        let mut mine = Findings::default();
+        let mut mine = Vec::new();
         while let Some(header) = units.get(next.fetch_add(1, Ordering::Relaxed))
             && Instant::now() < until
         {
             // What a malformed unit has up to there counts.
-            let _ = read_unit(&dwarf, *header, &mut mine);
+            let _ = read(*header, &mut mine);
         }
         let mut merged = merged
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        merged.named.extend(mine.named);
-        merged.copies.extend(mine.copies);
+        merged.extend(mine);
     };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
@@ -366,49 +378,79 @@ fn copies(described: &Elf<'_>) -> Result<Vec<(Does, Vec<Range>)>, ElfError> {
         }
         work();
     });
-    let found = merged
+    merged
         .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    let Findings { named, copies } = found;
-    let known = copies
-        .into_iter()
-        .filter_map(|(origin, ranges)| Some((*named.get(&origin)?, ranges)));
-    Ok(known.collect())
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn read_unit<'data>(
+/// The functions in question, by the offset of their entry.
+fn named_in_unit<'data>(
     dwarf: &gimli::Dwarf<Slice<'data>>,
     header: UnitHeader<Slice<'data>>,
-    found: &mut Findings,
+    named: &mut Vec<(usize, Does)>,
 ) -> gimli::Result<()> {
     let unit = dwarf.unit(header)?;
     let mut entries = unit.entries_raw(None)?;
     while !entries.is_empty() {
-        let offset = entries.next_offset();
+        let own = entries.next_offset().to_debug_info_offset(&unit.header);
         let Some(abbreviation) = entries.read_abbreviation()? else {
             continue;
         };
-        let is_inlined = abbreviation.tag() == gimli::DW_TAG_inlined_subroutine;
-        if !is_inlined && abbreviation.tag() != gimli::DW_TAG_subprogram {
+        if abbreviation.tag() != gimli::DW_TAG_subprogram {
             entries.skip_attributes(abbreviation.attributes())?;
             continue;
         }
+        for &spec in abbreviation.attributes() {
+            let attribute = entries.read_attribute(spec)?;
+            if attribute.name() == gimli::DW_AT_linkage_name
+                && let Some(DebugInfoOffset(own)) = own
+                && let Some(does) = does(dwarf.attr_string(&unit, attribute.value())?.slice())
+                && named.len() < NAMED_LIMIT
+            {
+                named.push((own, does));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Their code.
+fn copies_in_unit<'data>(
+    dwarf: &gimli::Dwarf<Slice<'data>>,
+    header: UnitHeader<Slice<'data>>,
+    named: &HashMap<usize, Does>,
+    copies: &mut Vec<(Does, Vec<Range>)>,
+) -> gimli::Result<()> {
+    let unit = dwarf.unit(header)?;
+    let mut entries = unit.entries_raw(None)?;
+    while !entries.is_empty() {
+        let own = entries.next_offset().to_debug_info_offset(&unit.header);
+        let Some(abbreviation) = entries.read_abbreviation()? else {
+            continue;
+        };
+        let has_code = matches!(
+            abbreviation.tag(),
+            gimli::DW_TAG_inlined_subroutine | gimli::DW_TAG_subprogram
+        );
+        if !has_code {
+            entries.skip_attributes(abbreviation.attributes())?;
+            continue;
+        }
+        // A copy that has code of its own may have its name too.
+        let mut does = own.and_then(|DebugInfoOffset(own)| named.get(&own));
         let mut code = Code::default();
         for &spec in abbreviation.attributes() {
             let attribute = entries.read_attribute(spec)?;
             match attribute.name() {
-                gimli::DW_AT_linkage_name => {
-                    let name = dwarf.attr_string(&unit, attribute.value())?;
-                    code.does = does(name.slice());
-                }
                 gimli::DW_AT_abstract_origin | gimli::DW_AT_specification => {
-                    code.origin = match attribute.value() {
+                    let origin = match attribute.value() {
                         AttributeValue::UnitRef(offset) => offset
                             .to_debug_info_offset(&unit.header)
                             .map(|DebugInfoOffset(offset)| offset),
                         AttributeValue::DebugInfoRef(DebugInfoOffset(offset)) => Some(offset),
                         _ => None,
                     };
+                    does = origin.and_then(|origin| named.get(&origin)).or(does);
                 }
                 gimli::DW_AT_low_pc => code.low = dwarf.attr_address(&unit, attribute.value())?,
                 gimli::DW_AT_high_pc => code.high = Some(attribute.value()),
@@ -416,18 +458,10 @@ fn read_unit<'data>(
                 _ => {}
             }
         }
-        let own = offset
-            .to_debug_info_offset(&unit.header)
-            .map(|DebugInfoOffset(offset)| offset);
-        if let (Some(does), Some(own)) = (code.does, own) {
-            found.named.insert(own, does);
-        }
-        // A copy that has code of its own may have its name too.
-        let origin = code.origin.or(own.filter(|_| code.does.is_some()));
-        if let Some(origin) = origin {
+        if let Some(does) = does {
             let ranges = code.resolve(dwarf, &unit)?;
-            if !ranges.is_empty() && found.copies.len() < COPIES_LIMIT {
-                found.copies.push((origin, ranges));
+            if !ranges.is_empty() && copies.len() < COPIES_LIMIT {
+                copies.push((*does, ranges));
             }
         }
     }
@@ -437,8 +471,6 @@ fn read_unit<'data>(
 /// The attributes of an entry that has code.
 #[derive(Default)]
 struct Code<'data> {
-    does: Option<Does>,
-    origin: Option<usize>,
     low: Option<u64>,
     high: Option<AttributeValue<Slice<'data>>>,
     ranges: Option<AttributeValue<Slice<'data>>>,
