@@ -25,6 +25,25 @@ fn compare_closely(runtime: &str, scenario: &str) {
     );
 }
 
+/// The same with a probe in every fast path, of a build of the workload.
+#[track_caller]
+fn compare_uncontended(build: &str, scenarios: &str) {
+    let args = ["--scenario", scenarios];
+    let more = ["--threshold", "100us", "--uncontended"];
+    let compared = compare_recording(&program(build), &args, "8s", &more);
+    let holds = compared.recorded.report.holds();
+    let exact = holds
+        .iter()
+        .filter(|hold| hold["certainty"] == "exact")
+        .count();
+    // Both ends of nearly all are seen.
+    assert!(
+        exact * 100 >= holds.len() * 98 && exact > 500,
+        "{exact} of {} holds are exact",
+        holds.len()
+    );
+}
+
 /// Records the contention workload while it writes down the truth, and compares.
 #[track_caller]
 pub fn compare_program(contention: &Path, args: &[&str], duration: &str) -> Recorded {
@@ -162,4 +181,31 @@ fn std_across_an_await_agrees_with_the_truth() {
     for runtime in ["multi_thread", "current_thread"] {
         compare_closely(runtime, "std-across-await");
     }
+}
+
+/// Locks that nobody waits for are seen, and every hold exactly.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn uncontended_locks_agree_with_the_truth() {
+    compare_uncontended("CONTENTION", "mutex,rwlock,std-mutex,std-rwlock");
+    compare_uncontended("CONTENTION", "parking-lot-across-await,std-across-await");
+}
+
+/// The same where the compiler has inlined all that it could, and the debug information is in another file.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn uncontended_locks_of_a_shipped_program() {
+    compare_uncontended(
+        "CONTENTION_SHIPPED",
+        "mutex,std-mutex,parking-lot-across-await",
+    );
+}
+
+/// Tokio's locks where everything is inlined that can be.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn tokio_locks_of_a_shipped_program() {
+    let args = ["--scenario", "tokio-mutex,tokio-rwlock"];
+    let more = ["--threshold", "100us"];
+    compare_recording(&program("CONTENTION_SHIPPED"), &args, "8s", &more);
 }

@@ -102,7 +102,7 @@ fn a_lock_is_named_with_waiter_and_holder() {
     expect_finding(
         &recorded,
         "lock_wait_on_worker",
-        &["accounts.rs:", "last released by"],
+        &["accounts.rs:", "held by"],
     );
     let all = recorded
         .report

@@ -48,6 +48,11 @@ impl Report {
             .collect()
     }
 
+    /// Holds that are listed one by one.
+    pub fn holds(&self) -> &[Value] {
+        self.list("/holds")
+    }
+
     /// Threads that were stuck.
     pub fn stuck(&self) -> &[Value] {
         self.list("/stuck")
