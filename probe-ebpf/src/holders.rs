@@ -413,7 +413,9 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
             nth: 0,
         }; wire::WAIT_HOLDERS];
         if let Some(state) = known(wait.lock) {
-            let mut joining = Joining { state, join };
+            // A release meanwhile must not shift the places of those before it.
+            let seen = (*state).seen;
+            let mut joining = Joining { state, join, seen };
             bpf_loop(
                 RELEASES as u32,
                 charge as *mut c_void,
@@ -429,6 +431,8 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
 struct Joining {
     state: *const LockState,
     join: *mut Join,
+    /// Releases of the lock so far.
+    seen: u64,
 }
 
 impl Join {
@@ -447,7 +451,7 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
     // SAFETY: the caller's promise; masked below RELEASES and WAIT_HOLDERS, powers of two.
     unsafe {
         let (state, join) = ((*joining).state, &mut *(*joining).join);
-        let seen = (*state).seen;
+        let seen = (*joining).seen;
         let slot = seen.wrapping_add(u64::from(n)) as usize & (RELEASES - 1);
         let release = &raw const (*state).releases;
         let release = release.cast::<Release>().add(slot);
@@ -455,8 +459,9 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
         if at_ns <= join.start_ns || at_ns > join.end_ns {
             return 0;
         }
+        // Two CPUs can have written theirs in the other order: what is charged to one is not charged to the other.
         let held_ns = at_ns.saturating_sub(join.upto_ns);
-        join.upto_ns = at_ns;
+        join.upto_ns += held_ns;
         let nth = join.releases;
         join.releases += 1;
         // There were more than are remembered: who held it before this one is not known.
