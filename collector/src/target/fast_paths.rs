@@ -72,7 +72,7 @@ const fn releases(operation: u32) -> Does {
 }
 
 /// Functions that have the instruction in them, by `plain_path` of their names.
-const FUNCTIONS: [(&str, Does); 24] = [
+const FUNCTIONS: [(&str, Does); 32] = [
     (
         "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutex>::lock",
         acquires(wire::LOCK_MUTEX),
@@ -132,6 +132,38 @@ const FUNCTIONS: [(&str, Does); 24] = [
     (
         "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockUpgrade>::unlock_upgradable",
         releases(wire::LOCK_RW_UPGRADABLE),
+    ),
+    (
+        "<parking_lot::raw_mutex::RawMutex as lock_api::mutex::RawMutexFair>::unlock_fair",
+        releases(wire::LOCK_MUTEX),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockFair>::unlock_exclusive_fair",
+        releases(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockUpgradeFair>::unlock_upgradable_fair",
+        releases(wire::LOCK_RW_UPGRADABLE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockTimed>::try_lock_shared_for",
+        acquires(wire::LOCK_RW_SHARED),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockTimed>::try_lock_shared_until",
+        acquires(wire::LOCK_RW_SHARED),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockTimed>::try_lock_exclusive_for",
+        acquires(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockTimed>::try_lock_exclusive_until",
+        acquires(wire::LOCK_RW_EXCLUSIVE),
+    ),
+    (
+        "<parking_lot::raw_rwlock::RawRwLock as lock_api::rwlock::RawRwLockRecursive>::try_lock_shared_recursive",
+        acquires(wire::LOCK_RW_SHARED),
     ),
     (
         "std::sys::sync::mutex::futex::Mutex::lock",
@@ -556,6 +588,8 @@ mod tests {
     fn functions_by_their_names() {
         let legacy = b"_ZN78_$LT$parking_lot..raw_mutex..RawMutex$u20$as$u20$lock_api..mutex..RawMutex$GT$6unlock17h659c6df539f652d1E";
         assert_eq!(does(legacy), Some(releases(wire::LOCK_MUTEX)));
+        let fair = b"_ZN82_$LT$parking_lot..raw_mutex..RawMutex$u20$as$u20$lock_api..mutex..RawMutexFair$GT$11unlock_fair17h659c6df539f652d1E";
+        assert_eq!(does(fair), Some(releases(wire::LOCK_MUTEX)));
         let v0 = b"_RNvMNtNtNtNtCsjrHSEGnQ3l9_3std3sys4sync5mutex5futexNtB2_5Mutex4lock";
         assert_eq!(does(v0), Some(acquires(wire::LOCK_STD_MUTEX)));
         let slow =
