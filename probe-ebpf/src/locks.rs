@@ -71,20 +71,21 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
             waiting(1);
             holders::waits(registers::argument(&ctx, 0));
         }
-        let mut mutex = 0;
-        if is_condvar {
-            // `wait_until_internal(&self, mutex, …)` gives the mutex back, and takes it again.
-            let held = registers::argument(&ctx, 1);
-            if permits::thread_releases(thread, held, wire::LOCK_MUTEX, start_ns, None) {
-                mutex = held;
-            }
+        // `wait_until_internal(&self, mutex, …)` gives the mutex back, and takes it again.
+        let mut mutex = registers::argument(&ctx, 1);
+        if !is_condvar || !permits::thread_holds(thread, mutex) {
+            mutex = 0;
         }
         // A condvar's stack would tell where idle threads idle, at a price for each of their parks.
-        let waiter_stack = if is_condvar || inside_another {
+        let stack = if (is_condvar && mutex == 0) || inside_another {
             0
         } else {
             unwind::user_stack(KIND_UPROBE)
         };
+        let waiter_stack = if is_condvar { 0 } else { stack };
+        if mutex != 0 {
+            permits::thread_releases(thread, mutex, wire::LOCK_MUTEX, start_ns, Some(stack));
+        }
         *frame(thread, depth) = wire::LockFrame {
             start_ns,
             stack_pointer,

@@ -226,6 +226,14 @@ pub fn thread_acquired(
     take(thread, &key, acquire_stack, at_ns, only);
 }
 
+/// Whether the running thread was seen to acquire such a lock, and not to release it.
+#[inline(always)]
+pub fn thread_holds(thread: *mut wire::Thread, lock: u64) -> bool {
+    // SAFETY: the running thread's record.
+    let owner = u64::from(unsafe { (*thread).tid }) | wire::OWNER_IS_THREAD;
+    HELD.get_ptr(wire::HeldKey { lock, owner }).is_some()
+}
+
 /// The running thread releases such a lock. `release_stack` is None where it was not taken yet: then it is if
 /// the hold was long, or if somebody waits. False if the acquisition was not seen.
 ///
