@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::locks::site_of_lock;
 use super::stacks::{SiteKey, Stacks, call_site, hex, stack_id};
-use super::{CallSite, Certainty, HoldEntry, LockWaitEntry, WaitHolderEntry};
+use super::{CallSite, Certainty, HoldEntry, LockFamily, LockWaitEntry, WaitHolderEntry};
 use crate::capture::Capture;
 use crate::event::{
-    CpuSample, Event, Hold, LockOperation, LockOutcome, LockWait, Nanos, StackId, Tid, Timestamp,
+    CpuSample, Event, Hold, LockOperation, LockOutcome, LockWait, StackId, Tid, Timestamp,
 };
 
 /// A list of bounded length.
@@ -20,12 +20,12 @@ pub struct Listed<T> {
     pub more: u64,
 }
 
-/// The longest of what there is, in the order in which it is.
-fn longest<T>(all: Vec<&T>, most: usize, length: impl Fn(&T) -> Nanos) -> (Vec<&T>, u64) {
+/// What weighs most of what there is, in the order in which it is.
+fn heaviest<T, W: Ord>(all: Vec<&T>, most: usize, weight: impl Fn(&T) -> W) -> (Vec<&T>, u64) {
     let more = all.len().saturating_sub(most);
     let mut places: Vec<usize> = (0..all.len()).collect();
     // Stable: of equal ones the first.
-    places.sort_by_key(|&place| std::cmp::Reverse(length(all[place])));
+    places.sort_by_key(|&place| std::cmp::Reverse(weight(all[place])));
     places.truncate(most);
     places.sort_unstable();
     let kept = places.into_iter().map(|place| all[place]).collect();
@@ -43,7 +43,7 @@ pub fn waits(
         _ => None,
     });
     let long = long.filter(|wait| wait.end.since(wait.start) >= capture.meta.threshold);
-    let (kept, more) = longest(long.collect(), most, |wait| wait.end.since(wait.start));
+    let (kept, more) = heaviest(long.collect(), most, |wait| wait.end.since(wait.start));
     let stacks = kept.iter().flat_map(|wait| {
         let holders = wait.holders.iter().flatten();
         holders
@@ -119,9 +119,13 @@ pub fn all_holds(capture: &Capture, stacks: &Stacks) -> Vec<HoldEntry> {
     holds.map(entry).collect()
 }
 
-/// The longest of them.
+/// The longest of them, behind all those across an await that block threads: a limit can forbid every single one, and
+/// those of Tokio's locks are many.
 pub fn listed_holds(all: &[HoldEntry], most: usize) -> Listed<HoldEntry> {
-    let (kept, more) = longest(all.iter().collect(), most, |hold| hold.at_least_ns);
+    let (kept, more) = heaviest(all.iter().collect(), most, |hold| {
+        let blocks = LockFamily::of(hold.operation) != LockFamily::Tokio;
+        (hold.across_await && blocks, hold.at_least_ns)
+    });
     let ids = kept.iter().flat_map(|hold| {
         let stacks = hold.acquire_stack.iter().chain(&hold.release_stack);
         stacks.filter_map(|id| stack_id(id))
@@ -173,13 +177,14 @@ impl<'a> Samples<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Nanos;
 
     /// The longest are kept, in their order, and of equal ones the first.
     #[test]
     fn a_list_of_bounded_length() {
         let all = [5, 1, 7, 5, 9, 5].map(Nanos);
         let kept = |most| {
-            let (kept, more) = longest(all.iter().collect(), most, |one| *one);
+            let (kept, more) = heaviest(all.iter().collect(), most, |one| *one);
             (kept.iter().map(|one| one.0).collect::<Vec<_>>(), more)
         };
         assert_eq!(kept(6), (vec![5, 1, 7, 5, 9, 5], 0));
@@ -187,5 +192,38 @@ mod tests {
         assert_eq!(kept(4), (vec![5, 7, 5, 9], 2));
         assert_eq!(kept(3), (vec![5, 7, 9], 3));
         assert_eq!(kept(1), (vec![9], 5));
+    }
+
+    /// A short hold across an await of a lock that blocks threads is listed before longer ones of Tokio's.
+    #[test]
+    fn holds_that_a_limit_forbids() {
+        let hold = |operation, across_await, at_least| HoldEntry {
+            lock: hex(0x10),
+            operation,
+            tid: 1,
+            task: None,
+            end_ns: Nanos(0),
+            at_least_ns: Nanos(at_least),
+            at_most_ns: None,
+            certainty: Certainty::Exact,
+            across_await,
+            acquire_stack: None,
+            release_stack: None,
+            call_site: None,
+            during: None,
+        };
+        let all = [
+            hold(LockOperation::TokioAcquire, true, 9),
+            hold(LockOperation::StdMutex, true, 1),
+            hold(LockOperation::Mutex, false, 7),
+        ];
+        let kept = |most| {
+            let listed = listed_holds(&all, most);
+            let lengths = listed.entries.iter().map(|hold| hold.at_least_ns.0);
+            (lengths.collect::<Vec<_>>(), listed.more)
+        };
+        assert_eq!(kept(3), (vec![9, 1, 7], 0));
+        assert_eq!(kept(2), (vec![9, 1], 1));
+        assert_eq!(kept(1), (vec![1], 2));
     }
 }

@@ -14,7 +14,7 @@ pub struct Limits {
     pub lock_types: usize,
     /// Lock waits; the longest are kept.
     pub lock_waits: usize,
-    /// Holds; the longest are kept.
+    /// Holds; those of parking_lot's and std's locks across an await are kept, and of the others the longest.
     pub holds: usize,
     /// Condvars; those most waited at are kept.
     pub condvars: usize,
