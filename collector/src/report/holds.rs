@@ -7,7 +7,7 @@ use super::stacks::{SiteKey, Stacks, call_site, hex, stack_id};
 use super::{CallSite, Certainty, HoldEntry, LockFamily, LockWaitEntry, WaitHolderEntry};
 use crate::capture::Capture;
 use crate::event::{
-    CpuSample, Event, Hold, LockOperation, LockOutcome, LockWait, Nanos, StackId, Tid, Timestamp,
+    CpuSample, Event, Hold, LockOperation, LockOutcome, LockWait, StackId, Tid, Timestamp,
 };
 
 /// A list of bounded length.
@@ -177,6 +177,7 @@ impl<'a> Samples<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Nanos;
 
     /// The longest are kept, in their order, and of equal ones the first.
     #[test]
