@@ -144,7 +144,7 @@ pub static EMPTY_LOCK_WAIT: Array<wire::LockWaitTotals> = Array::with_max_entrie
 
 /// What is known of each lock. Least recently used ones make room.
 #[map]
-pub static LOCKS: LruHashMap<u64, LockState> = LruHashMap::with_max_entries(8192, 0);
+pub static LOCKS: LruHashMap<u64, LockState> = LruHashMap::with_max_entries(16384, 0);
 
 /// A zeroed record to start one from.
 #[map]
@@ -162,14 +162,14 @@ pub static HOLDS: HashMap<wire::HoldKey, wire::HoldTotals> = HashMap::with_max_e
 #[map]
 pub static WAITING: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Tasks that wait for permits. A wait that was given up stays until it makes room.
+/// Tasks that wait for permits.
 #[map]
-pub static TASK_WAITS: LruHashMap<wire::AcquireAddr, wire::TaskWait> =
-    LruHashMap::with_max_entries(8192, 0);
+pub static TASK_WAITS: HashMap<wire::AcquireAddr, wire::TaskWait> =
+    HashMap::with_max_entries(16384, 0);
 
 /// Locks that were seen to be acquired, with both their ends to be seen. Those that are never released make room.
 #[map]
-pub static HELD: LruHashMap<wire::HeldKey, wire::Held> = LruHashMap::with_max_entries(8192, 0);
+pub static HELD: LruHashMap<wire::HeldKey, wire::Held> = LruHashMap::with_max_entries(16384, 0);
 
 /// Class of each poll site, set by user space.
 #[map]

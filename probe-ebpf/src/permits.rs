@@ -93,7 +93,17 @@ pub fn acquire_return(ctx: RetProbeContext) -> u32 {
             PENDING => {}
             READY_OK => acquired(thread, &call, at_ns),
             // The semaphore was closed.
-            _ => leave(&call),
+            _ => {
+                if call.queued != 0
+                    && let Some(wait) = TASK_WAITS.get_ptr(call.acquire)
+                {
+                    let wait = *wait;
+                    if wait.semaphore == call.semaphore {
+                        locks::task_wait_ended(thread, &wait, at_ns, wire::OUTCOME_TIMED_OUT);
+                    }
+                }
+                leave(&call);
+            }
         }
     }
     0
@@ -209,7 +219,7 @@ fn take(
     }
 }
 
-/// The running thread has acquired a lock whose fast paths are probed. Its guard can't leave the thread.
+/// The running thread has acquired a lock whose fast paths are probed.
 #[inline(always)]
 pub fn thread_acquired(
     thread: *mut wire::Thread,
@@ -223,6 +233,12 @@ pub fn thread_acquired(
     let key = wire::HeldKey { lock, owner };
     // An upgrade is a second one of a lock that is held.
     let only = wire::is_exclusive(operation) && operation != wire::LOCK_RW_UPGRADE;
+    if wire::is_exclusive(operation)
+        && let Some(state) = holders::known(lock)
+    {
+        // SAFETY: a map value, which the lock's holder writes.
+        unsafe { (*state).acquirer = (*thread).tid };
+    }
     take(thread, &key, acquire_stack, at_ns, only);
 }
 
@@ -282,10 +298,12 @@ pub unsafe fn thread_releases(
             }
         };
         let is_only = (*permits).count == 1;
+        // Not so if the guard was sent to another thread, and this is a later one that was sent here.
+        let is_its_own = !wire::is_exclusive(operation) || (*state).acquirer == (*thread).tid;
         let hold = Held {
             lock,
             since_ns,
-            at_most_ns: if is_only {
+            at_most_ns: if is_only && is_its_own {
                 at_ns.saturating_sub(since_ns)
             } else {
                 0
@@ -294,7 +312,7 @@ pub unsafe fn thread_releases(
             name_stack: (*state).name_stack,
             release_stack,
             operation,
-            flags: u32::from(is_only) * wire::HOLD_EXACT
+            flags: u32::from(is_only && is_its_own) * wire::HOLD_EXACT
                 + u32::from(is_across) * wire::HOLD_ACROSS_AWAIT,
         };
         if is_only {
@@ -455,7 +473,7 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
         if permits.is_none() {
             (*state).stray_ns = at_ns;
         }
-        if since_ns == 0 {
+        if since_ns == 0 && (*state).matched != 0 {
             count(wire::COUNTER_TASK_RELEASES_UNMATCHED);
         }
         (*state).released_ns = at_ns;

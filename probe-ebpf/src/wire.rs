@@ -309,7 +309,7 @@ pub const HOLD_EXACT: u32 = 1 << 0;
 /// The lock was held when the poll began that released it: acquired in an earlier poll.
 pub const HOLD_ACROSS_AWAIT: u32 = 1 << 1;
 
-/// A hold of at least the threshold, or one across an await. It ends at `header.at_ns`, by a release of the
+/// A hold of at least the threshold, or, of a lock that blocks threads, one across an await. It ends at `header.at_ns`, by a release of the
 /// thread `header.tid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -600,7 +600,7 @@ pub const COUNTER_PAIRS_NOT_STORED: u32 = 29;
 pub const COUNTER_HOLDS_NOT_STORED: u32 = 30;
 /// Events that did not fit into the ring buffer: holds.
 pub const COUNTER_LOST_HOLDS: u32 = 31;
-/// Releases of Tokio's locks whose acquisition was not seen, or was another task's.
+/// Releases of Tokio's locks whose acquisition was not seen, or was another task's. A channel's are not among them.
 pub const COUNTER_TASK_RELEASES_UNMATCHED: u32 = 32;
 /// First of the counters of walks by kind of stack and outcome.
 pub const COUNTER_WALKS: u32 = 33;

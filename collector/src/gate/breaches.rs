@@ -9,8 +9,8 @@ use crate::classify::Origin;
 use crate::event::Nanos;
 use crate::report::words::{bounded, count, duration};
 use crate::report::{
-    Activity, Anatomy, Certainty, HoldEntry, LockEntry, LockFamily, LockShape, LongPollEntry,
-    NamedFrame, Report, StuckEntry,
+    Activity, Anatomy, Certainty, HoldEntry, HoldTotalsEntry, LockEntry, LockFamily, LockShape,
+    LongPollEntry, NamedFrame, Report, StuckEntry,
 };
 
 /// What did not end has to have lasted this long to be stuck: a process can end at any moment, in the
@@ -48,9 +48,15 @@ pub fn breaches(limits: &[Limit], report: &Report) -> Vec<Breach> {
             Limit::Hold(most) => holds(report, |hold, lock| {
                 hold.at_least_ns > most && is_lock(lock)
             }),
-            Limit::HeldAcrossAwait { any } => holds(report, |hold, lock| {
-                hold.across_await && is_lock(lock) && (any || lock.family != LockFamily::Tokio)
-            }),
+            Limit::HeldAcrossAwait { any } => {
+                let mut found = holds(report, |hold, lock| {
+                    hold.across_await && is_lock(lock) && lock.family != LockFamily::Tokio
+                });
+                if any {
+                    found.extend(tokio_across_await(report));
+                }
+                found
+            }
             Limit::LockWaitTotal(most) => lock_wait_total(report, most),
             Limit::Stuck => stuck(report),
         };
@@ -236,6 +242,33 @@ fn holds(report: &Report, breaks: impl Fn(&HoldEntry, &LockEntry) -> bool) -> Ve
         })
     });
     broken.collect()
+}
+
+/// Tokio's locks, from the sums: short holds of theirs have no events.
+fn tokio_across_await(report: &Report) -> impl Iterator<Item = Broken> {
+    let held = report.locks.iter().filter(|lock| {
+        lock.family == LockFamily::Tokio && is_lock(lock) && lock.across_await.count > 0
+    });
+    held.map(|lock| {
+        let HoldTotalsEntry {
+            count: times,
+            longest_ns,
+            longest_certainty,
+            ..
+        } = lock.across_await;
+        Broken {
+            sentence: format!(
+                "The {} was held {} across an await; the longest for {}.",
+                lock.name,
+                count(times, "time"),
+                bounded(longest_ns, longest_certainty),
+            ),
+            place: place_of_lock(lock),
+            count: times,
+            longest: longest_ns,
+            certainty: longest_certainty,
+        }
+    })
 }
 
 fn waits(report: &Report, most: Nanos) -> Vec<Broken> {

@@ -37,7 +37,8 @@ impl Limit {
     pub fn shortest(self) -> Option<Nanos> {
         match self {
             Limit::Poll(longest) | Limit::Hold(longest) => Some(longest),
-            // From the sums, which have all waits; those across an await have events whatever they last.
+            // From the sums, which have everything; of the locks that block threads, those across an await have events
+            // whatever they last.
             Limit::Wait(_)
             | Limit::HeldAcrossAwait { .. }
             | Limit::LockWaitTotal(_)

@@ -113,6 +113,7 @@ impl Coverage {
             unlocks_not_stored: counter(wire::COUNTER_UNLOCKS_NOT_STORED),
             pairs_not_stored: counter(wire::COUNTER_PAIRS_NOT_STORED),
             holds_not_stored: counter(wire::COUNTER_HOLDS_NOT_STORED),
+            task_releases_unmatched: counter(wire::COUNTER_TASK_RELEASES_UNMATCHED),
             threads_not_tracked: counter(wire::COUNTER_THREADS_NOT_TRACKED),
             undecoded: capture.undecoded.clone(),
             cut: capture.cut.clone(),
@@ -315,6 +316,11 @@ impl Coverage {
                     self.holds_not_stored,
                     "hold",
                     "without room in the kernel's map, missing in the sums for each lock",
+                ),
+                (
+                    self.task_releases_unmatched,
+                    "release",
+                    "of Tokio's locks by a task that was not seen to acquire one: these holds are missing in the sums",
                 ),
                 (
                     self.lost.holds,

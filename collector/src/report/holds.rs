@@ -90,7 +90,7 @@ fn wait_entry(wait: &LockWait, capture: &Capture, threads: &BTreeMap<Tid, &str>)
     }
 }
 
-/// All long holds, and those across an await, in the order of their ends.
+/// All long holds, and those across an await of locks that block threads, in the order of their ends.
 pub fn all_holds(capture: &Capture, stacks: &Stacks) -> Vec<HoldEntry> {
     let samples = Samples::new(&capture.events);
     let holds = capture.events.iter().filter_map(|event| match event {

@@ -189,8 +189,9 @@ impl HoldTotalsEntry {
     pub(super) fn merge(&mut self, other: &HoldTotalsEntry) {
         self.count = self.count.saturating_add(other.count);
         self.total_ns += other.total_ns;
-        if other.longest_ns > self.longest_ns {
-            self.longest_ns = other.longest_ns;
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
+        // One that may have been longer may have been the longest.
+        if other.longest_certainty != Certainty::Exact {
             self.longest_certainty = other.longest_certainty;
         }
     }

@@ -39,8 +39,8 @@ pub struct Report {
     pub lock_types: Vec<LockTypeEntry>,
     /// Waits of at least the threshold, in the order of their ends; of very many the longest.
     pub lock_waits: Vec<LockWaitEntry>,
-    /// Holds of at least the threshold, and those across an await, in the order of their ends; of very many the
-    /// longest.
+    /// Holds of at least the threshold, and of parking_lot's and std's locks all across an await, in the order of their
+    /// ends; of very many the longest.
     pub holds: Vec<HoldEntry>,
     /// Threads that were found waiting for a lock for long.
     #[serde(default)]
@@ -417,7 +417,7 @@ pub struct HoldTotalsEntry {
     pub total_ns: Nanos,
     /// The longest.
     pub longest_ns: Nanos,
-    /// How good that is.
+    /// How good both are: exact only if every hold is.
     pub longest_certainty: Certainty,
 }
 
@@ -698,6 +698,9 @@ pub struct Coverage {
     pub pairs_not_stored: u64,
     /// Holds that found no room in the kernel side's map.
     pub holds_not_stored: u64,
+    /// Releases of Tokio's locks whose acquisition was not seen: `try_lock`'s, or from before the recording.
+    #[serde(default)]
+    pub task_releases_unmatched: u64,
     /// Threads that found no room in the kernel side's map: nothing of theirs is seen.
     pub threads_not_tracked: u64,
     /// Records that this version does not understand, by reason.

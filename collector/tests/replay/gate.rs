@@ -2,7 +2,7 @@
 
 use holdup::event::LockOperation;
 use holdup::gate::{Breach, Limit, breaches};
-use holdup::report::{Certainty, LockFamily, LockShape, Report};
+use holdup::report::{Certainty, HoldTotalsEntry, LockFamily, LockShape, Report};
 
 use super::{Nanos, whole};
 
@@ -85,7 +85,19 @@ fn holds() {
     }
     report.holds[0].operation = LockOperation::TokioAcquire;
     assert_eq!(broken(&report, &["held-across-await"]), []);
-    assert_eq!(broken(&report, &["held-across-await=any"]).len(), 1);
+    // Of these only the sums have every one.
+    report.holds.clear();
+    assert_eq!(broken(&report, &["held-across-await=any"]), []);
+    report.locks[0].across_await = HoldTotalsEntry {
+        count: 7,
+        total_ns: Nanos(30_000),
+        longest_ns: Nanos(9_000),
+        longest_certainty: Certainty::LowerBound,
+    };
+    let any = broken(&report, &["held-across-await=any"]);
+    assert_eq!(longest(&any), [9_000]);
+    assert_eq!((any[0].count, any[0].certainty), (7, Certainty::LowerBound));
+    assert_eq!(broken(&report, &["held-across-await"]), []);
     // A permit that is kept is no lock that is held.
     for lock in &mut report.locks {
         lock.kind = LockShape::Semaphore;
