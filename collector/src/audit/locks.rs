@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use super::pattern::any;
 use super::{Inventory, LockResult, LockRow, Names, SeenLocks, TOO_LONG};
 use crate::classify::Origin;
-use crate::event::Nanos;
 use crate::report::{
-    CallSite, Certainty, LockFamily, LockShape, LockTypeEntry, NamedFrame, Report,
+    CallSite, Certainty, HoldTotalsEntry, LockFamily, LockShape, LockTypeEntry, NamedFrame, Report,
 };
 
 /// All locks of a report.
@@ -202,18 +201,12 @@ fn seen(locks: &[&LockTypeEntry], report: &Report) -> Option<SeenLocks> {
         .flat_map(|lock| &lock.instances)
         .map(String::as_str)
         .collect();
-    let longest = |which: fn(&LockTypeEntry) -> (Nanos, Certainty)| {
-        let all = locks.iter().map(|lock| which(lock));
-        all.max_by_key(|(time, _)| *time)
-            .unwrap_or((Nanos::ZERO, Certainty::Exact))
-    };
-    let hold = longest(|lock| (lock.holds.longest_ns, lock.holds.longest_certainty));
-    let across = longest(|lock| {
-        (
-            lock.across_await.longest_ns,
-            lock.across_await.longest_certainty,
-        )
-    });
+    let mut holds = HoldTotalsEntry::default();
+    let mut across_await = HoldTotalsEntry::default();
+    for lock in locks {
+        holds.merge(&lock.holds);
+        across_await.merge(&lock.across_await);
+    }
     let mut protects: Vec<String> = locks
         .iter()
         .filter_map(|lock| lock.protects.clone())
@@ -244,12 +237,12 @@ fn seen(locks: &[&LockTypeEntry], report: &Report) -> Option<SeenLocks> {
         } else {
             report.summary.lock_wait_certainty
         },
-        holds: locks.iter().map(|lock| lock.holds.count).sum(),
-        hold_longest_ns: hold.0,
-        hold_certainty: hold.1,
-        across_await: locks.iter().map(|lock| lock.across_await.count).sum(),
-        across_await_longest_ns: across.0,
-        across_await_certainty: across.1,
+        holds: holds.count,
+        hold_longest_ns: holds.longest_ns,
+        hold_certainty: holds.longest_certainty,
+        across_await: across_await.count,
+        across_await_longest_ns: across_await.longest_ns,
+        across_await_certainty: across_await.longest_certainty,
         held_too_long: too_long.count() as u64,
     })
 }

@@ -186,7 +186,7 @@ impl HoldTotalsEntry {
     }
 
     /// Adds those of another lock, or of other places.
-    pub(super) fn merge(&mut self, other: &HoldTotalsEntry) {
+    pub(crate) fn merge(&mut self, other: &HoldTotalsEntry) {
         self.count = self.count.saturating_add(other.count);
         self.total_ns += other.total_ns;
         self.longest_ns = self.longest_ns.max(other.longest_ns);
