@@ -92,7 +92,7 @@ pub fn is_trap_pending(pc: u64, stack_pointer: u64) -> bool {
     !config::is_aarch64()
         && code_before(pc) >> 56 == BREAKPOINT
         && read_word(stack_pointer, &mut return_address)
-        && is_behind_call(return_address)
+        && (is_behind_call(return_address) || is_behind_call_through_memory(return_address))
 }
 
 /// A return address right at the stack pointer, or right behind the saved frame pointer.
@@ -275,4 +275,16 @@ fn is_behind_call(addr: u64) -> bool {
     // call *%reg: ff d0 to ff d7.
     let through_register = bytes >> 48 & 0xf8ff == 0xd0ff;
     bytes != 0 && (direct || through_table || through_register)
+}
+
+/// Whether it is a call through a pointer beside the one that a register has, as in a vtable: `call *(%reg)`,
+/// `call *disp8(%reg)`, `call *disp32(%reg)`. Too weak a sign where any word of the stack may be one.
+#[inline(always)]
+fn is_behind_call_through_memory(addr: u64) -> bool {
+    let bytes = code_before(addr);
+    // ff /2 with the three ways to say where (Intel's manual, volume 2, table 2-2).
+    let right_there = bytes >> 48 & 0xf8ff == 0x10ff;
+    let near = bytes >> 40 & 0xf8ff == 0x50ff;
+    let far = bytes >> 16 & 0xf8ff == 0x90ff;
+    bytes != 0 && (right_there || near || far)
 }
