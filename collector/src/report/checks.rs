@@ -599,7 +599,8 @@ impl Check for LongHold {
     }
 
     fn summary(&self) -> &'static str {
-        "A lock that is held for as long as a long poll stops every thread that wants it meanwhile, workers included.          What takes the time belongs before or behind the critical section."
+        "A lock that is held for as long as a long poll stops every thread that wants it meanwhile, workers included. \
+         What takes the time belongs before or behind the critical section."
     }
 
     fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
@@ -633,14 +634,16 @@ impl Check for HeldAcrossAwait {
     }
 
     fn summary(&self) -> &'static str {
-        "A guard of a blocking lock that is kept over an await keeps the lock for as long as the task sleeps. Every          thread that wants it stops meanwhile, and if that is the worker that would poll the task, for ever."
+        "A guard of a blocking lock that is kept over an await keeps the lock for as long as the task sleeps. Every \
+         thread that wants it stops meanwhile, and if that is the worker that would poll the task, for ever."
     }
 
     fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
         let groups = HoldGroup::of(facts, |hold| blocks_threads(hold) && hold.across_await);
         let sentence = |group: &HoldGroup<'_>| {
             format!(
-                "The {} was held across an await by {} {}: the task slept with the guard in its hands. Drop the guard                  before the await, or use `tokio::sync`'s lock.",
+                "The {} was held across an await by {} {}: the task slept with the guard in its hands. Drop the guard \
+                 before the await, or use `tokio::sync`'s lock.",
                 group.what,
                 group.place(),
                 group.how_long()

@@ -61,6 +61,12 @@ fn scenarios_tell_what_they_told() {
             assert_eq!(line, expected, "line {} of {}", n + 1, path.display());
         }
         assert_eq!(told.len(), golden.len(), "{name}: one is longer");
+        // The terminal folds white space; JSON does not.
+        for finding in &report.findings {
+            for text in [&finding.sentence, &finding.explanation] {
+                assert!(!text.contains("  "), "{name}: {text:?}");
+            }
+        }
     }
 }
 
