@@ -50,7 +50,7 @@ pub fn breaches(limits: &[Limit], report: &Report) -> Vec<Breach> {
             }),
             Limit::HeldAcrossAwait { any } => {
                 let mut found = holds(report, |hold, lock| {
-                    hold.across_await && is_lock(lock) && lock.family != LockFamily::Tokio
+                    hold.across_await && is_lock(lock) && lock.family.blocks_threads()
                 });
                 if any {
                     found.extend(tokio_across_await(report));
@@ -247,7 +247,7 @@ fn holds(report: &Report, breaks: impl Fn(&HoldEntry, &LockEntry) -> bool) -> Ve
 /// Tokio's locks, from the sums: short holds of theirs have no events.
 fn tokio_across_await(report: &Report) -> impl Iterator<Item = Broken> {
     let held = report.locks.iter().filter(|lock| {
-        lock.family == LockFamily::Tokio && is_lock(lock) && lock.across_await.count > 0
+        !lock.family.blocks_threads() && is_lock(lock) && lock.across_await.count > 0
     });
     held.map(|lock| {
         let HoldTotalsEntry {

@@ -17,7 +17,7 @@ use super::flames::LockNames;
 use super::groups::PollGroup;
 use super::stacks::{SiteKey, parse_hex};
 use super::words::{bounded, count, duration, percent};
-use super::{CallSite, Certainty, Finding, HoldEntry, Holders, LockEntry, LockShape};
+use super::{CallSite, Certainty, Finding, HoldEntry, Holders, LockEntry, LockFamily, LockShape};
 use crate::classify::Origin;
 use crate::correlate::Activity;
 use crate::event::{LockAddr, LockOperation, Nanos};
@@ -505,6 +505,21 @@ struct HoldGroup<'a> {
 }
 
 impl<'a> HoldGroup<'a> {
+    /// A finding for each group of holds that block threads and are meant.
+    fn findings(
+        check: &dyn Check,
+        facts: &Facts<'a>,
+        is_meant: impl Fn(&HoldEntry) -> bool,
+        sentence: impl Fn(&HoldGroup<'a>) -> String,
+    ) -> Vec<Finding> {
+        let fits =
+            |hold: &HoldEntry| LockFamily::of(hold.operation).blocks_threads() && is_meant(hold);
+        HoldGroup::of(facts, fits)
+            .iter()
+            .map(|group| group.finding(check, sentence(group)))
+            .collect()
+    }
+
     /// Those that `fit`, most time first.
     fn of(facts: &Facts<'a>, fits: impl Fn(&HoldEntry) -> bool) -> Vec<HoldGroup<'a>> {
         let mut groups: BTreeMap<(String, Option<SiteKey>), Vec<&HoldEntry>> = BTreeMap::new();
@@ -586,11 +601,6 @@ impl<'a> HoldGroup<'a> {
     }
 }
 
-/// Whoever waits for one of these blocks a thread.
-fn blocks_threads(hold: &HoldEntry) -> bool {
-    hold.operation != LockOperation::TokioAcquire
-}
-
 struct LongHold;
 
 impl Check for LongHold {
@@ -604,10 +614,8 @@ impl Check for LongHold {
     }
 
     fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
-        let groups = HoldGroup::of(facts, |hold| {
-            blocks_threads(hold) && !hold.across_await && hold.at_least_ns >= facts.threshold
-        });
-        let sentence = |group: &HoldGroup<'_>| {
+        let is_meant = |hold: &HoldEntry| !hold.across_await && hold.at_least_ns >= facts.threshold;
+        HoldGroup::findings(self, facts, is_meant, |group| {
             let computed = match &group.longest().during {
                 Some(site) => format!(", computing mostly in {}", site_in_words(site)),
                 None => String::new(),
@@ -618,11 +626,7 @@ impl Check for LongHold {
                 group.place(),
                 group.how_long()
             )
-        };
-        groups
-            .iter()
-            .map(|group| group.finding(self, sentence(group)))
-            .collect()
+        })
     }
 }
 
@@ -639,20 +643,20 @@ impl Check for HeldAcrossAwait {
     }
 
     fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
-        let groups = HoldGroup::of(facts, |hold| blocks_threads(hold) && hold.across_await);
-        let sentence = |group: &HoldGroup<'_>| {
-            format!(
-                "The {} was held across an await by {} {}: the task slept with the guard in its hands. Drop the guard \
+        HoldGroup::findings(
+            self,
+            facts,
+            |hold| hold.across_await,
+            |group| {
+                format!(
+                    "The {} was held across an await by {} {}: the task slept with the guard in its hands. Drop the guard \
                  before the await, or use `tokio::sync`'s lock.",
-                group.what,
-                group.place(),
-                group.how_long()
-            )
-        };
-        groups
-            .iter()
-            .map(|group| group.finding(self, sentence(group)))
-            .collect()
+                    group.what,
+                    group.place(),
+                    group.how_long()
+                )
+            },
+        )
     }
 }
 

@@ -123,8 +123,8 @@ pub fn all_holds(capture: &Capture, stacks: &Stacks) -> Vec<HoldEntry> {
 /// those of Tokio's locks are many.
 pub fn listed_holds(all: &[HoldEntry], most: usize) -> Listed<HoldEntry> {
     let (kept, more) = heaviest(all.iter().collect(), most, |hold| {
-        let blocks = LockFamily::of(hold.operation) != LockFamily::Tokio;
-        (hold.across_await && blocks, hold.at_least_ns)
+        let blocks_threads = LockFamily::of(hold.operation).blocks_threads();
+        (hold.across_await && blocks_threads, hold.at_least_ns)
     });
     let ids = kept.iter().flat_map(|hold| {
         let stacks = hold.acquire_stack.iter().chain(&hold.release_stack);

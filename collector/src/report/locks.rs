@@ -191,9 +191,7 @@ impl HoldTotalsEntry {
         self.total_ns += other.total_ns;
         self.longest_ns = self.longest_ns.max(other.longest_ns);
         // One that may have been longer may have been the longest.
-        if other.longest_certainty != Certainty::Exact {
-            self.longest_certainty = other.longest_certainty;
-        }
+        self.longest_certainty = self.longest_certainty.and(other.longest_certainty);
     }
 }
 

@@ -176,7 +176,7 @@ fn summary(
     for poll in long_polls {
         anatomy.add(&poll.anatomy);
     }
-    let is_tasks = |lock: &&LockEntry| lock.family == LockFamily::Tokio;
+    let is_tasks = |lock: &&LockEntry| !lock.family.blocks_threads();
     let of_threads = || locks.entries.iter().filter(|lock| !is_tasks(lock));
     let of_tasks = || {
         let of_tokio = locks.entries.iter().filter(is_tasks);

@@ -351,6 +351,11 @@ impl LockFamily {
             LockOperation::TokioAcquire => LockFamily::Tokio,
         }
     }
+
+    /// Whether who waits for such a lock blocks a thread; for one of Tokio's a task waits, and its thread goes on.
+    pub fn blocks_threads(self) -> bool {
+        self != LockFamily::Tokio
+    }
 }
 
 /// What sort of lock it is.

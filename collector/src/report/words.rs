@@ -92,7 +92,7 @@ impl From<Exactness> for Certainty {
 }
 
 impl Certainty {
-    /// Of a sum of two numbers.
+    /// Of a sum of two numbers, or of the larger of them.
     pub fn and(self, other: Certainty) -> Certainty {
         match (self, other) {
             (Certainty::Exact, certainty) | (certainty, Certainty::Exact) => certainty,
