@@ -289,21 +289,15 @@ impl Probes {
 
     /// Follows the scheduler: off-CPU intervals, and threads and programs that end.
     pub fn attach_scheduler(&mut self) -> Result<(), ProbeError> {
-        for (name, tracepoint) in [
-            ("thread_exit", "sched_process_exit"),
-            ("process_exec", "sched_process_exec"),
-            ("sched_switch", "sched_switch"),
-            ("sched_waking", "sched_waking"),
-        ] {
-            let program: &mut RawTracePoint = program_of(&mut self.ebpf, name)?;
-            program
-                .load()
-                .map_err(|error| ProbeError::from_aya(name, &error))?;
-            program.attach(tracepoint).map_err(|error| {
-                ProbeError::from_aya(format!("attach to the tracepoint {tracepoint}"), &error)
-            })?;
-        }
-        Ok(())
+        attach_tracepoints(
+            &mut self.ebpf,
+            &[
+                ("thread_exit", "sched_process_exit"),
+                ("process_exec", "sched_process_exec"),
+                ("sched_switch", "sched_switch"),
+                ("sched_waking", "sched_waking"),
+            ],
+        )
     }
 
     /// Samples every CPU. Returns how many there are.
@@ -379,6 +373,23 @@ where
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or_else(|| ProbeError::Object(format!("has no program {name}")))
+}
+
+/// Loads programs and attaches them, each with its tracepoint, in this order.
+pub(super) fn attach_tracepoints(
+    ebpf: &mut Ebpf,
+    programs: &[(&str, &str)],
+) -> Result<(), ProbeError> {
+    for &(name, tracepoint) in programs {
+        let program: &mut RawTracePoint = program_of(ebpf, name)?;
+        program
+            .load()
+            .map_err(|error| ProbeError::from_aya(name, &error))?;
+        program.attach(tracepoint).map_err(|error| {
+            ProbeError::from_aya(format!("attach to the tracepoint {tracepoint}"), &error)
+        })?;
+    }
+    Ok(())
 }
 
 pub(super) fn map_fd(map: &Map) -> Option<RawFd> {

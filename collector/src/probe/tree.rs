@@ -9,12 +9,11 @@ use std::os::linux::fs::MetadataExt as _;
 use std::process::{Child, Command};
 
 use aya::maps::{Array, HashMap, RingBuf};
-use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::process::{Pid as RawPid, Signal, kill_process};
 use zerocopy::FromBytes as _;
 
-use super::load::{kernel_device, map_fd, program_of};
+use super::load::{attach_tracepoints, kernel_device, map_fd};
 use super::maps::{WRITE, failed};
 use super::watchdog::Watchdog;
 use super::{OBJECT, ProbeError, Records, wire};
@@ -90,19 +89,14 @@ impl Tree {
             .map_err(|error| ProbeError::from_aya("map its ring buffer", &error))?;
         let records = Records::new(ring)
             .map_err(|error| ProbeError::from_io("wait for BPF records", error))?;
-        for (name, tracepoint) in [
-            ("tree_exit", "sched_process_exit"),
-            ("tree_exec", "sched_process_exec"),
-            ("tree_fork", "sched_process_fork"),
-        ] {
-            let program: &mut RawTracePoint = program_of(&mut ebpf, name)?;
-            program
-                .load()
-                .map_err(|error| ProbeError::from_aya(name, &error))?;
-            program.attach(tracepoint).map_err(|error| {
-                ProbeError::from_aya(format!("attach to the tracepoint {tracepoint}"), &error)
-            })?;
-        }
+        attach_tracepoints(
+            &mut ebpf,
+            &[
+                ("tree_exit", "sched_process_exit"),
+                ("tree_exec", "sched_process_exec"),
+                ("tree_fork", "sched_process_fork"),
+            ],
+        )?;
         Ok(Tree {
             ebpf,
             records,
