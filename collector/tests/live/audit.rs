@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::exit_code;
 use crate::holdup::{self, Run, command};
-use crate::workload::{Workload, program};
+use crate::workload::Workload;
 
 const INVENTORY: &str = r#"
 title = "Contention"
@@ -156,27 +155,13 @@ fn a_broken_inventory() {
 
 mod citadel {
     use super::*;
+    use crate::citadel::server_under_load;
 
     /// Citadel's own audit of a server under load: all its rows, and each measured or with the reason why not.
     #[test]
     #[ignore = "live: cargo xtask test"]
     fn the_whole_inventory() {
-        let server =
-            Workload::spawn(Command::new(program("CITADEL_SERVER")).args(["--seconds", "120"]));
-        server.wait_for("ready");
-        let address = server
-            .lines()
-            .iter()
-            .find_map(|line| Some(line.split_once("address=")?.1.trim().to_owned()))
-            .expect("it says where it is");
-        let load = Workload::spawn(Command::new(program("CITADEL_LOAD")).args([
-            "--server",
-            &address,
-            "--clients",
-            "6",
-            "--seconds",
-            "40",
-        ]));
+        let (server, load) = server_under_load();
         let dir = holdup::folder();
         let pid = server.pid.to_string();
         // From the start of the load on: clients register only once.

@@ -41,26 +41,16 @@ fn frames_with_a_line(svg: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Under load, the server's blocking work is drawn with the names of its crates and of the crypto crates, one
-/// finding at least names a crypto call site, and holdup is there and gone quickly.
-#[test]
-#[ignore = "live: cargo xtask test"]
-fn blocking_work_of_a_server_under_load() {
-    let before = Loaded::now();
+/// A server, and six clients that have just begun.
+pub fn server_under_load() -> (Workload, Workload) {
     let server =
         Workload::spawn(Command::new(program("CITADEL_SERVER")).args(["--seconds", "120"]));
     server.wait_for("ready");
-    let ready = server
+    let address = server
         .lines()
-        .into_iter()
-        .find(|line| line.starts_with("ready"))
-        .expect("it was waited for");
-    let address = ready
-        .split("address=")
-        .nth(1)
-        .expect("it says where it is")
-        .trim()
-        .to_owned();
+        .iter()
+        .find_map(|line| Some(line.split_once("address=")?.1.trim().to_owned()))
+        .expect("it says where it is");
     let load = Workload::spawn(Command::new(program("CITADEL_LOAD")).args([
         "--server",
         &address,
@@ -69,6 +59,16 @@ fn blocking_work_of_a_server_under_load() {
         "--seconds",
         "40",
     ]));
+    (server, load)
+}
+
+/// Under load, the server's blocking work is drawn with the names of its crates and of the crypto crates, one
+/// finding at least names a crypto call site, and holdup is there and gone quickly.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn blocking_work_of_a_server_under_load() {
+    let before = Loaded::now();
+    let (server, load) = server_under_load();
     // The first clients are registered and connected by then.
     thread::sleep(Duration::from_secs(5));
     let recorded = record(server.pid, "20s");
