@@ -14,7 +14,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::{helpers::generated::bpf_loop, maps::HashMap};
 use holdup_probe_ebpf::wire;
 
 use crate::{
@@ -336,17 +336,23 @@ pub unsafe fn ended(thread: *mut wire::Thread, hold: &Held, at_ns: u64) {
 /// Adds to the map of holds.
 #[inline(always)]
 pub fn add_hold(key: &wire::HoldKey, at_least_ns: u64) {
-    let totals = match HOLDS.get_ptr_mut(key) {
+    add(&HOLDS, key, at_least_ns, wire::COUNTER_HOLDS_NOT_STORED);
+}
+
+/// Adds to a map of totals; `not_stored` counts what finds no room.
+#[inline(always)]
+fn add<K>(map: &HashMap<K, wire::Totals>, key: &K, time_ns: u64, not_stored: u32) {
+    let totals = match map.get_ptr_mut(key) {
         Some(totals) => totals,
         None => {
-            let empty = wire::HoldTotals {
+            let empty = wire::Totals {
                 count: 0,
                 total_ns: 0,
                 max_ns: 0,
             };
-            let _ = HOLDS.insert(key, empty, NO_EXIST);
-            let Some(totals) = HOLDS.get_ptr_mut(key) else {
-                count(wire::COUNTER_HOLDS_NOT_STORED);
+            let _ = map.insert(key, empty, NO_EXIST);
+            let Some(totals) = map.get_ptr_mut(key) else {
+                count(not_stored);
                 return;
             };
             totals
@@ -355,8 +361,8 @@ pub fn add_hold(key: &wire::HoldKey, at_least_ns: u64) {
     // SAFETY: a map value, aligned.
     unsafe {
         atomics::add(&raw mut (*totals).count, 1);
-        atomics::add(&raw mut (*totals).total_ns, at_least_ns);
-        atomics::raise(&raw mut (*totals).max_ns, at_least_ns);
+        atomics::add(&raw mut (*totals).total_ns, time_ns);
+        atomics::raise(&raw mut (*totals).max_ns, time_ns);
     }
 }
 
@@ -489,7 +495,8 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
             };
         }
         if join.is_recorded != 0 {
-            add_pair(
+            add(
+                &PAIRS,
                 &wire::PairKey {
                     lock: join.lock,
                     waiter_stack: join.waiter_stack,
@@ -498,34 +505,9 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
                     zero: 0,
                 },
                 held_ns,
+                wire::COUNTER_PAIRS_NOT_STORED,
             );
         }
     }
     0
-}
-
-#[inline(always)]
-fn add_pair(key: &wire::PairKey, held_ns: u64) {
-    let totals = match PAIRS.get_ptr_mut(key) {
-        Some(totals) => totals,
-        None => {
-            let empty = wire::PairTotals {
-                count: 0,
-                total_ns: 0,
-                max_ns: 0,
-            };
-            let _ = PAIRS.insert(key, empty, NO_EXIST);
-            let Some(totals) = PAIRS.get_ptr_mut(key) else {
-                count(wire::COUNTER_PAIRS_NOT_STORED);
-                return;
-            };
-            totals
-        }
-    };
-    // SAFETY: a map value, aligned.
-    unsafe {
-        atomics::add(&raw mut (*totals).count, 1);
-        atomics::add(&raw mut (*totals).total_ns, held_ns);
-        atomics::raise(&raw mut (*totals).max_ns, held_ns);
-    }
 }

@@ -152,11 +152,11 @@ pub static EMPTY_LOCK: Array<LockState> = Array::with_max_entries(1, 0);
 
 /// Who waited for whom, summed.
 #[map]
-pub static PAIRS: HashMap<wire::PairKey, wire::PairTotals> = HashMap::with_max_entries(16384, 0);
+pub static PAIRS: HashMap<wire::PairKey, wire::Totals> = HashMap::with_max_entries(16384, 0);
 
 /// Holds, summed.
 #[map]
-pub static HOLDS: HashMap<wire::HoldKey, wire::HoldTotals> = HashMap::with_max_entries(16384, 0);
+pub static HOLDS: HashMap<wire::HoldKey, wire::Totals> = HashMap::with_max_entries(16384, 0);
 
 /// How many threads are in a lock's slow path.
 #[map]

@@ -94,14 +94,7 @@ pub fn acquire_return(ctx: RetProbeContext) -> u32 {
             READY_OK => acquired(thread, &call, at_ns),
             // The semaphore was closed.
             _ => {
-                if call.queued != 0
-                    && let Some(wait) = TASK_WAITS.get_ptr(call.acquire)
-                {
-                    let wait = *wait;
-                    if wait.semaphore == call.semaphore {
-                        locks::task_wait_ended(thread, &wait, at_ns, wire::OUTCOME_TIMED_OUT);
-                    }
-                }
+                ended(thread, &call, at_ns, wire::OUTCOME_TIMED_OUT);
                 leave(&call);
             }
         }
@@ -151,10 +144,17 @@ unsafe fn wait(thread: *mut wire::Thread, call: &wire::AcquireCall, cookie: u64)
     }
 }
 
+/// The wait of an `Acquire` that was queued is over. Returns its stack, 0 where it did not wait.
+///
 /// # Safety
 /// Those of `wait`.
 #[inline(always)]
-unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u64) {
+unsafe fn ended(
+    thread: *mut wire::Thread,
+    call: &wire::AcquireCall,
+    at_ns: u64,
+    outcome: u32,
+) -> u64 {
     let mut waiter_stack = 0;
     if call.queued != 0
         && let Some(wait) = TASK_WAITS.get_ptr(call.acquire)
@@ -164,10 +164,19 @@ unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u
         if wait.semaphore == call.semaphore {
             waiter_stack = wait.waiter_stack;
             // SAFETY: the caller's promise.
-            unsafe { locks::task_wait_ended(thread, &wait, at_ns, wire::OUTCOME_ACQUIRED) };
+            unsafe { locks::task_wait_ended(thread, &wait, at_ns, outcome) };
         }
         leave(call);
     }
+    waiter_stack
+}
+
+/// # Safety
+/// Those of `wait`.
+#[inline(always)]
+unsafe fn acquired(thread: *mut wire::Thread, call: &wire::AcquireCall, at_ns: u64) {
+    // SAFETY: the caller's promise.
+    let waiter_stack = unsafe { ended(thread, call, at_ns, wire::OUTCOME_ACQUIRED) };
     let key = key(thread, call.semaphore);
     // SAFETY: map values, and the running thread's record.
     unsafe {
@@ -228,9 +237,7 @@ pub fn thread_acquired(
     acquire_stack: u64,
     at_ns: u64,
 ) {
-    // SAFETY: the running thread's record.
-    let owner = u64::from(unsafe { (*thread).tid }) | wire::OWNER_IS_THREAD;
-    let key = wire::HeldKey { lock, owner };
+    let key = key_of_thread(thread, lock);
     // An upgrade is a second one of a lock that is held.
     let only = wire::is_exclusive(operation) && operation != wire::LOCK_RW_UPGRADE;
     if wire::is_exclusive(operation)
@@ -245,9 +252,7 @@ pub fn thread_acquired(
 /// Whether the running thread was seen to acquire such a lock, and not to release it.
 #[inline(always)]
 pub fn thread_holds(thread: *mut wire::Thread, lock: u64) -> bool {
-    // SAFETY: the running thread's record.
-    let owner = u64::from(unsafe { (*thread).tid }) | wire::OWNER_IS_THREAD;
-    HELD.get_ptr(wire::HeldKey { lock, owner }).is_some()
+    HELD.get_ptr(key_of_thread(thread, lock)).is_some()
 }
 
 /// The running thread releases such a lock. `release_stack` is None where it was not taken yet: then it is if
@@ -265,10 +270,7 @@ pub unsafe fn thread_releases(
 ) -> bool {
     // SAFETY: the caller's promise, and map values.
     unsafe {
-        let key = wire::HeldKey {
-            lock,
-            owner: u64::from((*thread).tid) | wire::OWNER_IS_THREAD,
-        };
+        let key = key_of_thread(thread, lock);
         let (Some(permits), Some(state)) = (HELD.get_ptr_mut(key), holders::known(lock)) else {
             return false;
         };
@@ -376,18 +378,26 @@ unsafe fn dequeue(state: *mut LockState, tasks: u64) {
     }
 }
 
+/// Who holds one of Tokio's locks: the task, or, outside of one, the thread.
 #[inline(always)]
 fn key(thread: *mut wire::Thread, semaphore: u64) -> wire::HeldKey {
+    match polls::innermost(thread) {
+        Some(poll) => wire::HeldKey {
+            lock: semaphore,
+            // SAFETY: a poll of the running thread.
+            owner: unsafe { (*poll).task },
+        },
+        None => key_of_thread(thread, semaphore),
+    }
+}
+
+#[inline(always)]
+fn key_of_thread(thread: *mut wire::Thread, lock: u64) -> wire::HeldKey {
     // SAFETY: the running thread's record.
-    let owner = unsafe {
-        match polls::innermost(thread) {
-            Some(poll) => (*poll).task,
-            None => u64::from((*thread).tid) | wire::OWNER_IS_THREAD,
-        }
-    };
+    let tid = unsafe { (*thread).tid };
     wire::HeldKey {
-        lock: semaphore,
-        owner,
+        lock,
+        owner: u64::from(tid) | wire::OWNER_IS_THREAD,
     }
 }
 

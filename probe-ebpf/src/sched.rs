@@ -7,10 +7,7 @@
 //! ```
 
 use aya_ebpf::{
-    bindings::bpf_pidns_info,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_ns_current_pid_tgid},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
@@ -129,19 +126,9 @@ pub fn sched_waking(ctx: RawTracePointContext) -> i32 {
 /// The running process replaced its image. Says so if it is the target.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
-    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
-    // SAFETY: `ids` is as large as the helper is told.
-    let error = unsafe {
-        bpf_get_ns_current_pid_tgid(
-            config::pid_ns_dev(),
-            config::pid_ns_ino(),
-            &raw mut ids,
-            size_of::<bpf_pidns_info>() as u32,
-        )
-    };
     // In a container the target's id is another one there, which the helper does not tell; its threads are known
     // all the same once they were met.
-    let is_target = error == 0 && ids.tgid == config::target_tgid();
+    let is_target = threads::own_pid() == Some(config::target_tgid());
     if is_target || threads::current().is_some() {
         let change = wire::ProcessExec {
             header: wire::EventHeader {

@@ -1,7 +1,11 @@
 //! The record of a thread: found, made, and removed when the thread leaves.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    bindings::bpf_pidns_info,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task, bpf_get_ns_current_pid_tgid},
+    },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -10,8 +14,24 @@ use holdup_probe_ebpf::wire;
 use crate::{
     emit::{count, emit},
     locks,
-    maps::{EMPTY_THREAD, THREADS},
+    maps::{EMPTY_THREAD, THREADS, config},
 };
+
+/// The running process in holdup's PID namespace; None where it lives in another one.
+#[inline(always)]
+pub fn own_pid() -> Option<u32> {
+    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: `ids` is as large as the helper is told.
+    let error = unsafe {
+        bpf_get_ns_current_pid_tgid(
+            config::pid_ns_dev(),
+            config::pid_ns_ino(),
+            &raw mut ids,
+            size_of::<bpf_pidns_info>() as u32,
+        )
+    };
+    (error == 0).then_some(ids.tgid)
+}
 
 /// Key of the running thread's record.
 #[inline(always)]

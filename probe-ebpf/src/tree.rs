@@ -11,8 +11,7 @@
 //! program keeps its own while it takes over the process's id.
 
 use aya_ebpf::{
-    bindings::bpf_pidns_info,
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_ns_current_pid_tgid, bpf_send_signal},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_send_signal},
     macros::{map, raw_tracepoint},
     maps::{Array, HashMap},
     programs::RawTracePointContext,
@@ -73,22 +72,6 @@ fn switch(which: u32) -> u32 {
     TREE_SWITCHES.get(which).copied().unwrap_or(0)
 }
 
-/// The running process in holdup's PID namespace; None where it lives in another one.
-#[inline(always)]
-fn own_pid() -> Option<u32> {
-    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
-    // SAFETY: `ids` is as large as the helper is told.
-    let error = unsafe {
-        bpf_get_ns_current_pid_tgid(
-            config::pid_ns_dev(),
-            config::pid_ns_ino(),
-            &raw mut ids,
-            size_of::<bpf_pidns_info>() as u32,
-        )
-    };
-    (error == 0).then_some(ids.tgid)
-}
-
 /// `TP_PROTO(struct task_struct *parent, struct task_struct *child)`; the parent is running.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn tree_fork(ctx: RawTracePointContext) -> i32 {
@@ -96,12 +79,12 @@ pub fn tree_fork(ctx: RawTracePointContext) -> i32 {
     // SAFETY: a lookup; entries are removed by their own thread alone.
     let is_member = unsafe { TREE.get(threads::current_key()) }.is_some();
     if !is_member {
-        if switch(SWITCH_LAUNCHING) == 0 || own_pid() != Some(config::target_tgid()) {
+        if switch(SWITCH_LAUNCHING) == 0 || threads::own_pid() != Some(config::target_tgid()) {
             return 0;
         }
         let _ = TREE_SWITCHES.set(SWITCH_LAUNCHING, 0, 0);
     }
-    let runs_recorded = match own_pid() {
+    let runs_recorded = match threads::own_pid() {
         // SAFETY: a lookup.
         Some(pid) => unsafe { RECORDED.get(pid) }.is_some(),
         None => false,
@@ -126,7 +109,7 @@ pub fn tree_exec(_ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let _ = TREE.insert(key, ORDINARY, 0);
-    let Some(pid) = own_pid() else {
+    let Some(pid) = threads::own_pid() else {
         count(TREE_OTHER_NAMESPACE);
         return 0;
     };
@@ -187,7 +170,7 @@ pub fn tree_exit(_ctx: RawTracePointContext) -> i32 {
         count(TREE_FORKS_OF_RECORDED);
     }
     // Its id can be given to another process.
-    if let Some(pid) = own_pid() {
+    if let Some(pid) = threads::own_pid() {
         let _ = STOPPED.remove(pid);
         let _ = RECORDED.remove(pid);
     }

@@ -421,15 +421,15 @@ pub struct PairKey {
     pub zero: u32,
 }
 
-/// Value of the map of who waited for whom.
+/// Value of the maps of who waited for whom and of holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct PairTotals {
-    /// Releases during waits.
+pub struct Totals {
+    /// Releases during waits; holds that ended.
     pub count: u64,
-    /// How much of the waits these holders took, as in [`WaitHolder`].
+    /// How much of the waits these holders took, as in [`WaitHolder`]; the holds, each for at least so long, summed.
     pub total_ns: u64,
-    /// The most of one wait.
+    /// The most of one wait; the longest hold.
     pub max_ns: u64,
 }
 
@@ -452,18 +452,6 @@ pub struct HoldKey {
     pub operation: u32,
     /// `HOLD_` flags.
     pub flags: u32,
-}
-
-/// Value of the map of holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct HoldTotals {
-    /// Holds that ended.
-    pub count: u64,
-    /// For at least so long, summed.
-    pub total_ns: u64,
-    /// The longest.
-    pub max_ns: u64,
 }
 
 /// Buckets of [`LockWaitTotals::log2_histogram`]: 2^39 ns is nine minutes, the last one is open.

@@ -92,9 +92,9 @@ pub struct Rest {
     /// The map of lock waits, verbatim.
     pub lock_waits: Vec<(wire::LockWaitKey, wire::LockWaitTotals)>,
     /// The map of who waited for whom, verbatim.
-    pub pairs: Vec<(wire::PairKey, wire::PairTotals)>,
+    pub pairs: Vec<(wire::PairKey, wire::Totals)>,
     /// The map of holds, verbatim.
-    pub holds: Vec<(wire::HoldKey, wire::HoldTotals)>,
+    pub holds: Vec<(wire::HoldKey, wire::Totals)>,
     /// The map of stacks.
     pub stacks: BTreeMap<u64, RawStack>,
     /// The counters, summed over CPUs.

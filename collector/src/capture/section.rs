@@ -5,8 +5,8 @@
 //!   section  := kind:u32 length:u32 checksum:u32 payload[length]
 //!   RECORDS  := (length:u32 record[length])*        ring buffer records, verbatim
 //!   LOCK_WAITS := (LockWaitKey LockWaitTotals)*     as in `wire`
-//!   PAIRS    := (PairKey PairTotals)*                as in `wire`
-//!   HOLDS    := (HoldKey HoldTotals)*                as in `wire`
+//!   PAIRS    := (PairKey Totals)*                    as in `wire`
+//!   HOLDS    := (HoldKey Totals)*                    as in `wire`
 //!   STACKS   := (key:u64 frames:u32 outcome:u32 address:u64*)*
 //!   COUNTERS := u64*                                 by index
 //!   THREADS  := Thread*                              as in `wire`

@@ -139,7 +139,7 @@ fn rest() -> Rest {
                 operation: wire::LOCK_MUTEX,
                 zero: 0,
             },
-            wire::PairTotals {
+            wire::Totals {
                 count: 2,
                 total_ns: 500,
                 max_ns: 400,
@@ -153,7 +153,7 @@ fn rest() -> Rest {
                 operation: wire::LOCK_MUTEX,
                 flags: wire::HOLD_EXACT,
             },
-            wire::HoldTotals {
+            wire::Totals {
                 count: 1,
                 total_ns: 700,
                 max_ns: 700,

@@ -229,10 +229,7 @@ pub fn lock_wait_totals(
 }
 
 /// One entry of the map of who waited for whom.
-pub fn pair_totals(
-    key: &wire::PairKey,
-    totals: &wire::PairTotals,
-) -> Result<PairTotals, DecodeError> {
+pub fn pair_totals(key: &wire::PairKey, totals: &wire::Totals) -> Result<PairTotals, DecodeError> {
     Ok(PairTotals {
         lock: LockAddr(key.lock),
         operation: lock_operation(key.operation)?,
@@ -245,10 +242,7 @@ pub fn pair_totals(
 }
 
 /// One entry of the map of holds.
-pub fn hold_totals(
-    key: &wire::HoldKey,
-    totals: &wire::HoldTotals,
-) -> Result<HoldTotals, DecodeError> {
+pub fn hold_totals(key: &wire::HoldKey, totals: &wire::Totals) -> Result<HoldTotals, DecodeError> {
     let has = |flag| key.flags & flag != 0;
     Ok(HoldTotals {
         lock: LockAddr(key.lock),

@@ -109,16 +109,16 @@ impl Probes {
     }
 
     /// Who waited for whom, summed.
-    pub fn pairs(&self) -> Result<Vec<(wire::PairKey, wire::PairTotals)>, ProbeError> {
+    pub fn pairs(&self) -> Result<Vec<(wire::PairKey, wire::Totals)>, ProbeError> {
         const KEY: usize = size_of::<wire::PairKey>();
-        const VALUE: usize = size_of::<wire::PairTotals>();
+        const VALUE: usize = size_of::<wire::Totals>();
         self.hash_entries_of::<_, _, KEY, VALUE>("PAIRS")
     }
 
     /// Holds, summed.
-    pub fn holds(&self) -> Result<Vec<(wire::HoldKey, wire::HoldTotals)>, ProbeError> {
+    pub fn holds(&self) -> Result<Vec<(wire::HoldKey, wire::Totals)>, ProbeError> {
         const KEY: usize = size_of::<wire::HoldKey>();
-        const VALUE: usize = size_of::<wire::HoldTotals>();
+        const VALUE: usize = size_of::<wire::Totals>();
         self.hash_entries_of::<_, _, KEY, VALUE>("HOLDS")
     }
 

@@ -480,7 +480,7 @@ fn held_by(tid: u32, stack: u64, us: u64) -> [wire::WaitHolder; wire::WAIT_HOLDE
 }
 
 /// All but the last half millisecond of the wait is that of one holder.
-fn pair() -> (wire::PairKey, wire::PairTotals) {
+fn pair() -> (wire::PairKey, wire::Totals) {
     (
         wire::PairKey {
             lock: MUTEX,
@@ -489,7 +489,7 @@ fn pair() -> (wire::PairKey, wire::PairTotals) {
             operation: wire::LOCK_MUTEX,
             zero: 0,
         },
-        wire::PairTotals {
+        wire::Totals {
             count: 1,
             total_ns: 19_500 * US,
             max_ns: 19_500 * US,
@@ -497,7 +497,7 @@ fn pair() -> (wire::PairKey, wire::PairTotals) {
     )
 }
 
-fn hold() -> (wire::HoldKey, wire::HoldTotals) {
+fn hold() -> (wire::HoldKey, wire::Totals) {
     (
         wire::HoldKey {
             lock: MUTEX,
@@ -506,7 +506,7 @@ fn hold() -> (wire::HoldKey, wire::HoldTotals) {
             operation: wire::LOCK_MUTEX,
             flags: 0,
         },
-        wire::HoldTotals {
+        wire::Totals {
             count: 1,
             total_ns: 19_400 * US,
             max_ns: 19_400 * US,
