@@ -11,6 +11,7 @@ pub mod cli;
 pub mod correlate;
 pub mod decode;
 pub mod event;
+mod fnv;
 pub mod follow;
 pub mod gate;
 pub mod probe;

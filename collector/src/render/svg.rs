@@ -14,6 +14,7 @@ use inferno::flamegraph::{
 
 use crate::{
     classify::Origin,
+    fnv,
     report::{Flame, FlameFrame, FrameKind},
 };
 
@@ -272,13 +273,8 @@ fn color(frame: &FlameFrame) -> Color {
             .map(|(.., color)| *color),
     }
     .unwrap_or(ORIGINS[ORIGINS.len() - 1].2);
-    // FNV-1a; the top bits are the best mixed. 0..=15 becomes -7.5 % to +7.5 %.
-    let hash = frame
-        .label
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    // 0..=15 becomes -7.5 % to +7.5 %.
+    let hash = fnv::hash(frame.label.bytes());
     let varied = mixed(base, (hash >> 60) as f64 / 100.0 - 0.075);
     if frame.kind == FrameKind::Inlined {
         mixed(varied, INLINED_PALER)

@@ -21,6 +21,7 @@ use super::{
     Found, HolderEvidence, KnownHolders, MOST_WAITS, StuckHolder, StuckWait, Waited, holder, lock,
 };
 use crate::event::{LockAddr, LockOperation, Nanos, RawStack, StackId, Tid, Timestamp};
+use crate::fnv;
 use crate::probe::{self, Sleepers};
 use crate::target::{Binary, Process};
 use crate::unwind::{self, Architecture, Kept, Walked};
@@ -369,15 +370,10 @@ fn name(comm: &[u8]) -> String {
 
 /// Puts a stack with the others, under a number that is made from it.
 fn keep_stack(stacks: &mut BTreeMap<StackId, RawStack>, walked: &Walked) -> StackId {
-    // FNV-1a, which spreads well over 64 bits; the kernel side's numbers are as large and made in another way.
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
     let addresses: Vec<u64> = walked.frames.iter().map(|frame| frame.address).collect();
     let bytes = addresses.iter().flat_map(|address| address.to_le_bytes());
-    let hash = bytes.fold(BASIS, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    });
-    let id = StackId(hash.max(1));
+    // The kernel side's numbers are as large and made in another way.
+    let id = StackId(fnv::hash(bytes).max(1));
     stacks.entry(id).or_insert(RawStack {
         outcome: walked.outcome,
         addresses,
