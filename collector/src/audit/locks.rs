@@ -7,6 +7,7 @@ use super::{Inventory, LockResult, LockRow, Names, SeenLocks, TOO_LONG};
 use crate::classify::Origin;
 use crate::report::{
     CallSite, Certainty, HoldTotalsEntry, LockFamily, LockShape, LockTypeEntry, NamedFrame, Report,
+    WaitTotals,
 };
 
 /// All locks of a report.
@@ -201,9 +202,11 @@ fn seen(locks: &[&LockTypeEntry], report: &Report) -> Option<SeenLocks> {
         .flat_map(|lock| &lock.instances)
         .map(String::as_str)
         .collect();
+    let mut waits = WaitTotals::default();
     let mut holds = HoldTotalsEntry::default();
     let mut across_await = HoldTotalsEntry::default();
     for lock in locks {
+        waits.add(&lock.totals);
         holds.merge(&lock.holds);
         across_await.merge(&lock.across_await);
     }
@@ -225,13 +228,9 @@ fn seen(locks: &[&LockTypeEntry], report: &Report) -> Option<SeenLocks> {
         protects,
         acquired_at: site.map(|site| site.own_frame().with_place()),
         instances: instances.len() as u64,
-        waits: locks.iter().map(|lock| lock.totals.waits).sum(),
-        wait_total_ns: locks.iter().map(|lock| lock.totals.total_ns).sum(),
-        wait_max_ns: locks
-            .iter()
-            .map(|lock| lock.totals.max_ns)
-            .max()
-            .unwrap_or_default(),
+        waits: waits.waits,
+        wait_total_ns: waits.total_ns,
+        wait_max_ns: waits.max_ns,
         wait_certainty: if locks.iter().any(|lock| lock.still_waiting.waits > 0) {
             Certainty::LowerBound
         } else {

@@ -213,13 +213,10 @@ fn time(time: Nanos, certainty: Certainty) -> String {
 }
 
 fn signed(certainty: Certainty, number: &str) -> String {
-    let sign = match certainty {
-        Certainty::Exact => "",
-        Certainty::LowerBound => "≥ ",
-        Certainty::UpperBound => "≤ ",
-        Certainty::Estimate => "≈ ",
-    };
-    format!("{sign}{number}")
+    match certainty.sign() {
+        "" => number.to_owned(),
+        sign => format!("{sign} {number}"),
+    }
 }
 
 /// Text from an inventory, or from the profiled binary, can't end its cell, nor begin markup or HTML of its own.

@@ -311,7 +311,7 @@ impl Args {
             if count > 0 {
                 say(&format!(
                     "{} ran unseen, {why}",
-                    words::count(count, "process").replace("processs", "processes")
+                    words::count(count, "process")
                 ));
             }
         }

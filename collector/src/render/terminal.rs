@@ -5,9 +5,7 @@ use std::fmt::{self, Write as _};
 
 use crate::capture::EndReason;
 use crate::event::Nanos;
-use crate::report::{
-    Activity, CallSite, Certainty, HoldTotalsEntry, LockShape, LockTypeEntry, Report,
-};
+use crate::report::{Activity, CallSite, HoldTotalsEntry, LockShape, LockTypeEntry, Report};
 
 /// Columns that text is wrapped to.
 const COLUMNS: usize = 100;
@@ -81,7 +79,7 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         summary.long_polls,
         summary.polls,
         duration(info.threshold_ns),
-        mark(summary.blocking_certainty),
+        summary.blocking_certainty.in_words(),
         duration(summary.blocking_ns),
         duration(summary.longest_ns),
     )?;
@@ -99,10 +97,10 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         out,
         "{} lock waits, {}{} in total, on any thread; {} waits of tasks for Tokio's locks, {}{}",
         summary.lock_waits,
-        mark(summary.lock_wait_certainty),
+        summary.lock_wait_certainty.in_words(),
         duration(summary.lock_wait_ns),
         summary.task_waits,
-        mark(summary.lock_wait_certainty),
+        summary.lock_wait_certainty.in_words(),
         duration(summary.task_wait_ns)
     )
 }
@@ -219,12 +217,15 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     rest(out, types.len())
 }
 
-/// The longest of some holds; `≥` marks a lower bound.
+/// The longest of some holds, with the sign of how good that is.
 fn held(holds: &HoldTotalsEntry) -> String {
-    match (holds.count, holds.longest_certainty) {
-        (0, _) => "-".to_owned(),
-        (_, Certainty::Exact) => duration(holds.longest_ns),
-        (_, _) => format!("\u{2265}{}", duration(holds.longest_ns)),
+    match holds.count {
+        0 => "-".to_owned(),
+        _ => format!(
+            "{}{}",
+            holds.longest_certainty.sign(),
+            duration(holds.longest_ns)
+        ),
     }
 }
 
@@ -268,16 +269,6 @@ fn activity(activity: Activity) -> &'static str {
         Activity::LockWait => "lock wait",
         Activity::RunQueue => "run queue",
         Activity::Sleep => "sleep",
-    }
-}
-
-/// What stands before a number that is no exact one.
-fn mark(certainty: Certainty) -> &'static str {
-    match certainty {
-        Certainty::Exact => "",
-        Certainty::LowerBound => "at least ",
-        Certainty::UpperBound => "at most ",
-        Certainty::Estimate => "about ",
     }
 }
 

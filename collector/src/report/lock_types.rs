@@ -85,7 +85,8 @@ fn summed(locks: &[&LockEntry]) -> Option<LockTypeEntry> {
 }
 
 impl WaitTotals {
-    fn add(&mut self, other: &WaitTotals) {
+    /// Adds those of another lock.
+    pub(crate) fn add(&mut self, other: &WaitTotals) {
         let WaitTotals {
             waits,
             total_ns,

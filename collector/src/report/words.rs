@@ -16,13 +16,7 @@ pub fn duration(time: Nanos) -> String {
 
 /// A duration with how good it is.
 pub fn bounded(time: Nanos, certainty: Certainty) -> String {
-    let word = match certainty {
-        Certainty::Exact => "",
-        Certainty::LowerBound => "at least ",
-        Certainty::UpperBound => "at most ",
-        Certainty::Estimate => "about ",
-    };
-    format!("{word}{}", duration(time))
+    format!("{}{}", certainty.in_words(), duration(time))
 }
 
 /// `part` of `whole`, in per cent.
@@ -75,9 +69,13 @@ pub fn percents(parts: &[Nanos]) -> Vec<u64> {
     percents
 }
 
-/// `1 poll`, `2 polls`.
+/// `1 poll`, `2 polls`, `2 processes`.
 pub fn count(count: u64, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
+    let plural = match count {
+        1 => "",
+        _ if what.ends_with('s') => "es",
+        _ => "s",
+    };
     format!("{count} {what}{plural}")
 }
 
@@ -92,6 +90,26 @@ impl From<Exactness> for Certainty {
 }
 
 impl Certainty {
+    /// What stands before a number that is no exact one.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Certainty::Exact => "",
+            Certainty::LowerBound => "at least ",
+            Certainty::UpperBound => "at most ",
+            Certainty::Estimate => "about ",
+        }
+    }
+
+    /// The same, where there is little room.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Certainty::Exact => "",
+            Certainty::LowerBound => "≥",
+            Certainty::UpperBound => "≤",
+            Certainty::Estimate => "≈",
+        }
+    }
+
     /// Of a sum of two numbers, or of the larger of them.
     pub fn and(self, other: Certainty) -> Certainty {
         match (self, other) {
