@@ -190,8 +190,13 @@ impl Args {
                 _ => read_report(&recorded.folder).map_err(|error| format!("{error:#}")),
             };
             let lost_events = report.as_ref().map_or(0, |report| {
-                let lost = &report.coverage.lost;
-                lost.long_polls + lost.lock_waits + report.coverage.lock_waits_not_aggregated
+                let coverage = &report.coverage;
+                let lost = &coverage.lost;
+                lost.long_polls
+                    + lost.lock_waits
+                    + lost.holds
+                    + coverage.lock_waits_not_aggregated
+                    + coverage.holds_not_stored
             });
             if let Ok(report) = &report {
                 broken.extend(breaches(&self.fail_on, report));
