@@ -23,7 +23,7 @@ use crate::{
     maps::{EMPTY_LOCK, HOLDS, LOCKS, PAIRS, config},
     permits, polls,
     scratch::{self, Scratch},
-    window,
+    threads, window,
 };
 
 /// Releases of a lock that are remembered: a wait that sees more of them knows the last ones. A power of two.
@@ -231,7 +231,7 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         {
             hold.flags |= wire::HOLD_ACROSS_AWAIT;
         }
-        ended(thread, &hold, at_ns);
+        ended(&hold, at_ns);
     }
 }
 
@@ -263,6 +263,7 @@ pub unsafe fn remember(state: *mut LockState, at_ns: u64, stack: u64, tid: u32) 
 }
 
 /// A hold that has ended.
+#[repr(C)]
 pub struct Held {
     pub lock: u64,
     pub since_ns: u64,
@@ -275,15 +276,27 @@ pub struct Held {
 }
 
 /// Sums a hold up, and tells of a long one, and of one across an await if it was of a lock that blocks threads: Tokio's
-/// locks are made to be held so, ten thousands of times in a second.
+/// locks are made to be held so, ten thousands of times in a second. The running thread ends it.
+#[inline(always)]
+pub fn ended(hold: &Held, at_ns: u64) {
+    // SAFETY: a hold.
+    unsafe { hold_ended(hold, at_ns) };
+}
+
+/// A global function, of which every release has one or two.
 ///
 /// # Safety
-/// `thread` is the running thread's record.
-#[inline(always)]
-pub unsafe fn ended(thread: *mut wire::Thread, hold: &Held, at_ns: u64) {
+/// `hold` points to one, or nowhere.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn hold_ended(hold: *const Held, at_ns: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    let Some(hold) = (unsafe { hold.as_ref() }) else {
+        return 0;
+    };
     let recording = window::get();
     if at_ns > recording.stop_ns || at_ns < recording.start_ns {
-        return;
+        return 0;
     }
     let mut flags = hold.flags;
     let mut since_ns = hold.since_ns;
@@ -305,9 +318,13 @@ pub unsafe fn ended(thread: *mut wire::Thread, hold: &Held, at_ns: u64) {
     let is_told =
         flags & wire::HOLD_ACROSS_AWAIT != 0 && hold.operation != wire::LOCK_TOKIO_ACQUIRE;
     if !is_told && at_least_ns < config::threshold_ns() {
-        return;
+        return 0;
     }
-    // SAFETY: the caller's promise.
+    let Some(thread) = threads::current() else {
+        count(wire::COUNTER_LOST_HOLDS);
+        return 0;
+    };
+    // SAFETY: the running thread's record.
     unsafe {
         let (task, poll_start_ns) = match polls::innermost(thread) {
             Some(poll) => ((*poll).task, (*poll).start_ns),
@@ -331,6 +348,7 @@ pub unsafe fn ended(thread: *mut wire::Thread, hold: &Held, at_ns: u64) {
         };
         emit(&event, wire::COUNTER_LOST_HOLDS);
     }
+    0
 }
 
 /// Adds to the map of holds.

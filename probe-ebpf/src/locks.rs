@@ -440,10 +440,20 @@ fn acquisition(thread: *mut wire::Thread, n: u32) -> *mut wire::Acquired {
 #[inline(always)]
 pub unsafe fn poll_ended(thread: *mut wire::Thread, at_ns: u64) {
     // SAFETY: the caller's promise.
+    if unsafe { (*thread).acquisitions } != 0 {
+        look_at_acquisitions(at_ns);
+    }
+}
+
+/// A global function: polls end in two programs, and the ways through this multiply with the acquisitions.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_at_acquisitions(at_ns: u64) -> u64 {
+    let Some(thread) = threads::current() else {
+        return 0;
+    };
+    // SAFETY: the running thread's record.
     unsafe {
-        if (*thread).acquisitions == 0 {
-            return;
-        }
         (*thread).acquisitions = 0;
         for n in 0..wire::ACQUIRED as u32 {
             let acquired = acquisition(thread, n);
@@ -461,6 +471,7 @@ pub unsafe fn poll_ended(thread: *mut wire::Thread, at_ns: u64) {
             }
         }
     }
+    0
 }
 
 /// Whether a lock's own word says that somebody holds it exclusively.
@@ -680,8 +691,11 @@ fn aggregate(key: &wire::LockWaitKey, wait_ns: u64, join: Option<&Join>) {
 }
 
 /// Floor of the binary logarithm; 0 for 0. By halves, because BPF has no count-leading-zeros.
-#[inline(always)]
-fn log2(mut value: u64) -> u32 {
+///
+/// A global function: what follows it would be verified for each of its results.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn log2(mut value: u64) -> u32 {
     let mut log = 0;
     if value >= 1 << 32 {
         value >>= 32;

@@ -1,7 +1,14 @@
 //! The programs that run in the kernel. What enters: probe hits in the target. What leaves: events in
 //! the ring buffer and the maps of `maps.rs`, all of them laid out in `wire.rs`.
 //!
-//! No policy lives here beyond filtering and aggregation. On the host the binary is an empty `main`,
+//! No policy lives here beyond filtering and aggregation.
+//!
+//! Most functions are inlined into each program, and the verifier walks through them anew for each caller and each way
+//! there. The costly ones are *global* functions, as the kernel calls those that are exported: each is verified once
+//! for a program, for any arguments, and callers know no more of its result than its type. (Arguments are
+//! numbers and pointers to plain structs, which may be null; the result is a number.)
+//!
+//! On the host the binary is an empty `main`,
 //! so that `cargo check --workspace --all-targets` works with a stable toolchain.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 

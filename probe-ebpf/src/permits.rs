@@ -322,7 +322,7 @@ pub unsafe fn thread_releases(
         } else {
             (*permits).count -= 1;
         }
-        holders::ended(thread, &hold, at_ns);
+        holders::ended(&hold, at_ns);
         true
     }
 }
@@ -493,7 +493,7 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
         }
         dequeue(state, permits_given);
         if since_ns != 0 {
-            holders::ended(thread, &hold, at_ns);
+            holders::ended(&hold, at_ns);
         }
     }
     0

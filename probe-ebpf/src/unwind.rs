@@ -64,9 +64,15 @@ pub fn callers_stack(kind: u32) -> u64 {
     user_stack_less(kind, 1)
 }
 
-/// From `less` bytes before the instruction pointer.
-#[inline(always)]
-fn user_stack_less(kind: u32, less: u64) -> u64 {
+/// From `less` bytes before the instruction pointer. A global function: a walk is the longest way of all, and some
+/// programs have two.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn user_stack_less(kind: u32, less: u64) -> u64 {
+    // Of an argument the verifier knows nothing.
+    if kind >= KINDS {
+        return 0;
+    }
     let Some(scratch) = scratch::claim() else {
         count(wire::counter_walks(kind, OUTCOME_NO_ROOM));
         return 0;
