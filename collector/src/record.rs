@@ -31,7 +31,9 @@ use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
 use crate::target::{AttachPlan, DebugSearch, DebugSources, Modules, Process, TargetError};
 use crate::unwind::{Kept, KeptBeside, Tables};
-use attach::{attach, attach_expected_returns, attach_fast_paths, class_code, point};
+use attach::{
+    attach, attach_expected_returns, attach_fast_paths, class_code, groups, point, programs,
+};
 use holdup_probe_ebpf::wire;
 use stuck::StuckThreads;
 
@@ -194,6 +196,8 @@ impl<'a> Recording<'a> {
         let mut symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
         let began = Instant::now();
         let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
+        let groups = groups(plan);
+        probes.begin_loading(programs(&groups, options.uncontended));
         let records = probes.records()?;
         // Before any probe can ask for a stack.
         let mut tables = Tables::default();
@@ -216,7 +220,7 @@ impl<'a> Recording<'a> {
         let meta = meta(process, plan, config);
         // Ends before starts.
         let return_sites = attach_expected_returns(&mut probes, plan);
-        let mut families = attach(&mut probes, process, plan, config)?;
+        let mut families = attach(&mut probes, process, plan, &groups, config)?;
         if options.uncontended {
             families.push(attach_fast_paths(&mut probes, plan, &mut symbolizer));
         }

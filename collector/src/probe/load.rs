@@ -1,6 +1,7 @@
 //! The programs of one recording: loaded, attached, detached.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
@@ -16,6 +17,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use zerocopy::IntoBytes as _;
 
 use super::kernel_types::ReturnProbeOffsets;
+use super::loading::Loading;
 use super::sleepers;
 use super::uprobe_multi::{self, MultiPrograms};
 use super::{OBJECT, ProbeError, Records, wire};
@@ -82,7 +84,7 @@ pub enum UprobeProgram {
 }
 
 impl UprobeProgram {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             UprobeProgram::LockEnter => "lock_enter",
             UprobeProgram::LockReturn => "lock_return",
@@ -135,14 +137,16 @@ pub struct UprobePoint {
 /// Loaded programs and their links. Dropping it detaches everything.
 pub struct Probes {
     pub(super) ebpf: Ebpf,
-    multi: Option<MultiPrograms>,
+    /// None where each uprobe needs a link of its own.
+    multi: Option<Loading>,
     multi_fds: HashMap<UprobeProgram, OwnedFd>,
     links: Vec<OwnedFd>,
     pid: Pid,
 }
 
 impl Probes {
-    /// Makes the maps for a target with `sites` poll instances. Programs are loaded when they are attached.
+    /// Makes the maps for a target with `sites` poll instances. Programs are loaded when they are attached, or
+    /// [meanwhile](Probes::begin_loading).
     pub fn load(config: &Config, pid: Pid, sites: u32) -> Result<Probes, ProbeError> {
         Probes::load_for(config, pid, sites, cfg!(target_arch = "aarch64"))
     }
@@ -200,7 +204,7 @@ impl Probes {
                 .maps()
                 .filter_map(|(name, map)| Some((name.to_owned(), map_fd(map)?)))
                 .collect();
-            Some(MultiPrograms::relocate(OBJECT, &fds)?)
+            Some(Loading::new(MultiPrograms::relocate(OBJECT, &fds)?))
         } else {
             None
         };
@@ -216,6 +220,14 @@ impl Probes {
     /// Whether many uprobes can share one link; where not, each one costs 0.1 s to detach.
     pub fn has_uprobe_multi(&self) -> bool {
         self.multi.is_some()
+    }
+
+    /// Begins to load what will be attached, in this order, while other things are done. Called once.
+    pub fn begin_loading(&mut self, wanted: Vec<UprobeProgram>) {
+        // Elsewhere aya loads them, one after the other.
+        if let Some(loading) = &mut self.multi {
+            loading.begin(wanted);
+        }
     }
 
     /// The ring buffer. Can be taken once, inside a Tokio runtime.
@@ -247,15 +259,10 @@ impl Probes {
             )
         };
         let at_return = program.is_at_return();
-        if let Some(multi) = &self.multi {
+        if let Some(loading) = &mut self.multi {
             let fd = match self.multi_fds.entry(program) {
-                std::collections::hash_map::Entry::Occupied(loaded) => loaded.into_mut(),
-                std::collections::hash_map::Entry::Vacant(empty) => {
-                    let began = Instant::now();
-                    let fd = multi.load(program.name())?;
-                    tracing::debug!(program = program.name(), took = ?began.elapsed(), "loaded");
-                    empty.insert(fd)
-                }
+                Entry::Occupied(loaded) => loaded.into_mut(),
+                Entry::Vacant(empty) => empty.insert(loading.take(program)?),
             };
             let began = Instant::now();
             let link = uprobe_multi::attach(fd.as_fd(), file, points, self.pid.0, at_return)

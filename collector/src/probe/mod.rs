@@ -11,6 +11,7 @@ mod elements;
 mod error;
 mod kernel_types;
 mod load;
+mod loading;
 mod maps;
 mod readable;
 mod ring;

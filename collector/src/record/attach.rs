@@ -22,12 +22,105 @@ pub(super) fn class_code(class: SiteClass) -> u32 {
     }
 }
 
+/// One program, and where it goes.
+pub(super) struct Group {
+    family: Family,
+    program: UprobeProgram,
+    points: Vec<UprobePoint>,
+}
+
+/// What the plan asks for, in the order in which it is to be attached: unlocks before locks, ends before starts, so
+/// that a wait that is seen has its holder seen.
+pub(super) fn groups(plan: &AttachPlan) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for family in Family::ALL {
+        let mut add = |program, points: Vec<UprobePoint>| {
+            if !points.is_empty() {
+                groups.push(Group {
+                    family,
+                    program,
+                    points,
+                });
+            }
+        };
+        let unlocks = || {
+            let of_family = plan.slow_unlocks.iter();
+            let of_family = of_family.filter(|unlock| unlock.family() == family);
+            of_family
+                .map(|unlock| point(&unlock.site, u64::from(unlock.operation)))
+                .collect()
+        };
+        let waits = || -> Vec<UprobePoint> {
+            let of_family = plan.slow_paths.iter();
+            let of_family = of_family.filter(|path| path.family() == family);
+            of_family
+                .map(|path| point(&path.site, path.cookie()))
+                .collect()
+        };
+        let acquires = || -> Vec<UprobePoint> {
+            let acquires = plan.acquires.iter();
+            acquires
+                .map(|acquire| point(&acquire.site, acquire.cookie))
+                .collect()
+        };
+        let at = |sites: &[Site]| sites.iter().map(|site| point(site, 0)).collect();
+        match family {
+            Family::Polls => add(
+                UprobeProgram::PollEnter,
+                (0_u64..)
+                    .zip(&plan.polls)
+                    .map(|(site, poll)| point(&poll.site, site))
+                    .collect(),
+            ),
+            Family::BlockInPlace => add(
+                UprobeProgram::PollHandoff,
+                plan.handoffs
+                    .iter()
+                    .map(|handoff| point(&handoff.site, handoff_cookie(&handoff.when)))
+                    .collect(),
+            ),
+            Family::Mutex
+            | Family::Rwlock
+            | Family::Condvar
+            | Family::StdMutex
+            | Family::StdRwlock => {
+                add(UprobeProgram::UnlockEnter, unlocks());
+                add(UprobeProgram::LockReturn, waits());
+                add(UprobeProgram::LockEnter, waits());
+            }
+            Family::TokioSync => {
+                add(UprobeProgram::PermitsReleased, at(&plan.permit_releases));
+                add(UprobeProgram::AcquireDropped, at(&plan.acquire_drops));
+                add(UprobeProgram::AcquireReturn, acquires());
+                add(UprobeProgram::AcquireEnter, acquires());
+            }
+        }
+    }
+    groups
+}
+
+/// The programs of these groups, and of what is attached beside them, each once, in the order of attaching.
+pub(super) fn programs(groups: &[Group], uncontended: bool) -> Vec<UprobeProgram> {
+    // Whatever polls return to is attached first, and what they show later on with it.
+    let mut programs = vec![UprobeProgram::PollExit];
+    for group in groups {
+        if !programs.contains(&group.program) {
+            programs.push(group.program);
+        }
+    }
+    if uncontended {
+        programs.push(UprobeProgram::FastPath);
+    }
+    programs
+}
+
 /// Attaches everything in the plan. What can't be attached is said in its family; only where nothing at
 /// all could be is it an error.
 pub(super) fn attach(
     probes: &mut Probes,
     process: &Process,
     plan: &AttachPlan,
+    groups: &[Group],
     config: &probe::Config,
 ) -> Result<Vec<ProbeFamily>, RecordError> {
     let mut families = plan.families();
@@ -47,76 +140,22 @@ pub(super) fn attach(
         name: process.name().to_owned(),
         why: why.to_owned(),
     })?;
-    // Unlocks before locks, ends before starts: a wait that is seen has its holder seen.
-    for family in Family::ALL {
-        let unlocks: Vec<UprobePoint> = plan
-            .slow_unlocks
-            .iter()
-            .filter(|unlock| unlock.family() == family)
-            .map(|unlock| point(&unlock.site, u64::from(unlock.operation)))
-            .collect();
-        let waits: Vec<UprobePoint> = plan
-            .slow_paths
-            .iter()
-            .filter(|path| path.family() == family)
-            .map(|path| point(&path.site, path.cookie()))
-            .collect();
-        let groups = match family {
-            Family::Polls => vec![(
-                UprobeProgram::PollEnter,
-                (0_u64..)
-                    .zip(&plan.polls)
-                    .map(|(site, poll)| point(&poll.site, site))
-                    .collect(),
-            )],
-            Family::BlockInPlace => vec![(
-                UprobeProgram::PollHandoff,
-                plan.handoffs
-                    .iter()
-                    .map(|handoff| point(&handoff.site, handoff_cookie(&handoff.when)))
-                    .collect(),
-            )],
-            Family::Mutex
-            | Family::Rwlock
-            | Family::Condvar
-            | Family::StdMutex
-            | Family::StdRwlock => vec![
-                (UprobeProgram::UnlockEnter, unlocks),
-                (UprobeProgram::LockReturn, waits.clone()),
-                (UprobeProgram::LockEnter, waits),
-            ],
-            Family::TokioSync => {
-                let acquires = plan.acquires.iter();
-                let acquires: Vec<UprobePoint> = acquires
-                    .map(|acquire| point(&acquire.site, acquire.cookie))
-                    .collect();
-                let at = |sites: &[Site]| sites.iter().map(|site| point(site, 0)).collect();
-                vec![
-                    (UprobeProgram::PermitsReleased, at(&plan.permit_releases)),
-                    (UprobeProgram::AcquireDropped, at(&plan.acquire_drops)),
-                    (UprobeProgram::AcquireReturn, acquires.clone()),
-                    (UprobeProgram::AcquireEnter, acquires),
-                ]
-            }
+    for group in groups {
+        let result = probes.attach_uprobes(group.program, file, &group.points);
+        let Some(family) = families.iter_mut().find(|f| f.name == group.family.name()) else {
+            continue;
         };
-        for (program, points) in groups {
-            let points: Vec<UprobePoint> = points;
-            let result = probes.attach_uprobes(program, file, &points);
-            let Some(family) = families.iter_mut().find(|f| f.name == family.name()) else {
-                continue;
-            };
-            match result {
-                // A function counts once, not for its entry and its return.
-                Ok(()) if program.is_at_return() => {}
-                Ok(()) => family.attached += points.len() as u32,
-                Err(error @ (ProbeError::Permission { .. } | ProbeError::Verifier { .. })) => {
-                    return Err(error.into());
-                }
-                Err(error) => family.missing.push(MissingProbe {
-                    what: program.what().to_owned(),
-                    why: error.to_string(),
-                }),
+        match result {
+            // A function counts once, not for its entry and its return.
+            Ok(()) if group.program.is_at_return() => {}
+            Ok(()) => family.attached += group.points.len() as u32,
+            Err(error @ (ProbeError::Permission { .. } | ProbeError::Verifier { .. })) => {
+                return Err(error.into());
             }
+            Err(error) => family.missing.push(MissingProbe {
+                what: group.program.what().to_owned(),
+                why: error.to_string(),
+            }),
         }
     }
     Ok(families)
