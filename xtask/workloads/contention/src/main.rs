@@ -6,6 +6,8 @@ mod deadlock;
 mod handshake;
 mod locks;
 mod pace;
+mod parts;
+mod queue;
 mod routes;
 mod scenarios;
 mod seccomp;
@@ -122,6 +124,7 @@ impl Args {
         locks.extend(stock::lines());
         locks.extend(sessions::lines());
         locks.extend(across_await::lines());
+        locks.extend(parts::lines());
         TruthFile::create(path, &meta, &locks).map(Some)
     }
 }

@@ -13,7 +13,7 @@ use crate::deadlock::{self, Kind};
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
-use crate::{accounts, across_await, routes, sessions, stacks, stock, task};
+use crate::{accounts, across_await, parts, queue, routes, sessions, stacks, stock, task};
 
 /// Each does one thing, so that each can be looked at alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +58,10 @@ pub enum Scenario {
     BlockInPlace,
     /// A runtime inside a blocking-pool task and inside block_in_place: its polls block it
     Nested,
+    /// Polls that compute, sleep, read, wait for a thread and for a lock, each measured; only when asked for
+    Anatomy,
+    /// Tasks that are ready behind one that keeps their worker, each with its delay; only when asked for
+    Queue,
     /// Places whose stacks are in the truth; only when asked for (multi_thread only)
     Stacks,
     /// Two threads that wait for each other for ever, for mutexes on the heap; this one and those below only when asked for
@@ -83,7 +87,9 @@ impl Scenario {
     pub fn is_usual(self) -> bool {
         !matches!(
             self,
-            Self::Stacks
+            Self::Anatomy
+                | Self::Queue
+                | Self::Stacks
                 | Self::TokioAcrossAwait
                 | Self::ParkingLotAcrossAwait
                 | Self::StdAcrossAwait
@@ -248,6 +254,17 @@ impl Started {
             Scenario::SpawnBlocking => self.task("archive", archive_task),
             Scenario::BlockInPlace => self.task("export", export_task),
             Scenario::Nested => self.task("nested", nested_task),
+            Scenario::Anatomy => {
+                self.thread("ledger-clerk", parts::keep_ledger);
+                self.task("close_day", parts::close_day);
+            }
+            Scenario::Queue => {
+                let bells: Vec<_> = (0..queue::CLERKS).map(|_| queue::Bell::new()).collect();
+                for bell in bells.clone() {
+                    self.task("attend_counter", |_| queue::attend_counter(bell));
+                }
+                self.task("keep_counter", |rng| queue::keep_counter(bells, rng));
+            }
             Scenario::Stacks => {
                 let rng = self.rng();
                 let (tasks, thread) = stacks::start(self.plugin_after, rng);

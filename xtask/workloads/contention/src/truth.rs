@@ -68,6 +68,17 @@ enum Event {
         name: &'static str,
         span: Span,
     },
+    /// A task that was woken and had to wait for its poll.
+    Delay {
+        name: &'static str,
+        span: Span,
+    },
+    /// What a poll did for a part of its time.
+    Part {
+        poll: PresentPoll,
+        part: &'static str,
+        ns: u64,
+    },
 }
 
 /// How the part of a poll that blocks its runtime came to an end.
@@ -247,6 +258,27 @@ pub fn handed_off(called_ns: u64) {
     if HANDOFF.get().is_none() {
         HANDOFF.set(Some((called_ns, now())));
     }
+}
+
+/// Notes how much of the present poll something took.
+pub fn amount(part: &'static str, ns: u64) {
+    if let Some(poll) = PRESENT_POLL.get() {
+        record(
+            ("parts", poll.task, part),
+            ns,
+            Some(Event::Part { poll, part, ns }),
+        );
+    }
+}
+
+/// A task runs that was woken at `woken_ns`.
+pub fn delayed(name: &'static str, woken_ns: u64) {
+    let span = Span::until(woken_ns, now());
+    record(
+        ("delays", name, ""),
+        span.ns,
+        Some(Event::Delay { name, span }),
+    );
 }
 
 /// Time that blocks no runtime: a blocking-pool task, the inside of `block_in_place`.

@@ -102,6 +102,12 @@ fn event_line(buffer: &Buffer, event: &Event) -> Value {
         Event::NotBlocking { name, span } => {
             json!({"kind": "not_blocking", "name": name, "start_ns": span.start_ns, "ns": span.ns})
         }
+        Event::Delay { name, span } => {
+            json!({"kind": "delay", "name": name, "start_ns": span.start_ns, "ns": span.ns})
+        }
+        Event::Part { poll, part, ns } => {
+            json!({"kind": "part", "name": poll.task, "part": part, "poll_start_ns": poll.start_ns, "ns": ns})
+        }
     };
     line["tid"] = buffer.tid.into();
     line["thread"] = buffer.thread.as_str().into();
