@@ -11,7 +11,9 @@ mod examples;
 mod holders;
 mod holds;
 mod ownership;
+mod parts;
 mod polls;
+mod victims;
 mod visible;
 mod waits;
 
@@ -56,7 +58,7 @@ impl fmt::Display for Check {
 }
 
 /// Prints every figure; fails when one is out of bounds.
-pub fn run(truth: &Path, dir: &Path) -> Result<ExitCode> {
+pub fn run(truth: &Path, dir: &Path, only_parts: bool) -> Result<ExitCode> {
     let read = |path: &Path| {
         fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
     };
@@ -65,11 +67,15 @@ pub fn run(truth: &Path, dir: &Path) -> Result<ExitCode> {
     let flame_ns = total_of_flamegraph(&read(&dir.join("blocking.svg"))?)?;
 
     let mut checks = polls::polls(&truth, &report);
-    checks.extend(waits::waits(&truth, &report));
-    checks.extend(holders::holders(&truth, &report));
-    checks.extend(holds::holds(&truth, &report));
-    checks.extend(visible::visible_holds(&truth, &report));
-    checks.extend(across_await::across_await(&truth, &report));
+    checks.extend(parts::parts(&truth, &report));
+    if !only_parts {
+        checks.extend(victims::victims(&truth, &report));
+        checks.extend(waits::waits(&truth, &report));
+        checks.extend(holders::holders(&truth, &report));
+        checks.extend(holds::holds(&truth, &report));
+        checks.extend(visible::visible_holds(&truth, &report));
+        checks.extend(across_await::across_await(&truth, &report));
+    }
     checks.push(flame(&report, flame_ns));
     for check in &checks {
         println!("{check}");

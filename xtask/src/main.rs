@@ -73,6 +73,9 @@ enum Command {
         truth: PathBuf,
         /// The folder that holdup recorded into
         dir: PathBuf,
+        /// Compare long polls and what they are made of alone: on a machine that is too busy for the rest
+        #[arg(long)]
+        only_parts: bool,
     },
     /// Record the scenarios of the contention workload anew for the replay tests; needs root
     Golden,
@@ -139,7 +142,11 @@ fn main() -> ExitCode {
             bench::unwind::run(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::Golden => golden::run().map(|()| ExitCode::SUCCESS),
-        Command::Compare { truth, dir } => compare::run(&truth, &dir),
+        Command::Compare {
+            truth,
+            dir,
+            only_parts,
+        } => compare::run(&truth, &dir, only_parts),
         Command::Citadel {
             flavour,
             run,

@@ -9,12 +9,20 @@ use serde_json::Value;
 use crate::truth::{Span, address};
 
 /// One long poll of the report.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LongPoll {
     pub tid: u32,
     pub span: Span,
     /// How much of it the thread waited for a CPU.
     pub run_queue_ns: u64,
+    /// How much of it the thread ran.
+    pub on_cpu_ns: u64,
+    /// How much of it the thread waited for locks.
+    pub lock_wait_ns: u64,
+    /// How much of it the thread slept, by what for. None where the report does not say.
+    pub asleep: Option<BTreeMap<String, u64>>,
+    /// What tasks that were ready waited for it. None where the report does not say.
+    pub victims_ns: Option<u64>,
 }
 
 /// The waits of one lock that lasted 100 µs or more.
@@ -96,6 +104,10 @@ impl Reported {
                 tid: thread(poll)?,
                 span,
                 run_queue_ns: number(poll, "/anatomy/run_queue_ns")?,
+                on_cpu_ns: number(poll, "/anatomy/on_cpu_ns")?,
+                lock_wait_ns: number(poll, "/anatomy/lock_wait_ns")?,
+                asleep: asleep(poll)?,
+                victims_ns: poll.pointer("/victims/delay_ns").and_then(Value::as_u64),
             });
         }
         let mut locks: BTreeMap<u64, LongWaits> = BTreeMap::new();
@@ -122,6 +134,24 @@ impl Reported {
             across_await: report.pointer("/holds").map(|_| across_await),
         })
     }
+}
+
+fn asleep(poll: &Value) -> Result<Option<BTreeMap<String, u64>>> {
+    if poll.pointer("/asleep").is_none() && number(poll, "/anatomy/sleep_ns")? != 0 {
+        return Ok(None);
+    }
+    let mut by_kind = BTreeMap::new();
+    for entry in poll
+        .pointer("/asleep")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        *by_kind
+            .entry(string(entry, "/kind")?.to_owned())
+            .or_default() += number(entry, "/time_ns")?;
+    }
+    Ok(Some(by_kind))
 }
 
 fn lock_wait(wait: &Value, recorded: Span) -> Result<LockWait> {
@@ -212,7 +242,8 @@ mod tests {
     fn times_are_of_the_monotonic_clock() {
         let report = Reported::parse(
             r#"{"capture": {"started_monotonic_ns": 1000, "duration_ns": 500, "threshold_ns": 7},
-                "long_polls": [{"start_ns": 20, "duration_ns": 30, "tid": 4, "anatomy": {"run_queue_ns": 3}}],
+                "long_polls": [{"start_ns": 20, "duration_ns": 30, "tid": 4, "anatomy": {"on_cpu_ns": 25, "lock_wait_ns": 1, "run_queue_ns": 3, "sleep_ns": 1},
+                                "asleep": [{"kind": "io", "call": "read", "time_ns": 1}], "victims": {"delay_ns": 8}}],
                 "locks": [{"address": "0x10", "long_waits": 2, "long_total_ns": 300, "max_ns": 200}]}"#,
         )
         .expect("it has all that is needed");
@@ -230,6 +261,12 @@ mod tests {
                 start_ns: 1020,
                 ns: 30
             }
+        );
+        assert_eq!(report.long_polls[0].on_cpu_ns, 25);
+        assert_eq!(report.long_polls[0].victims_ns, Some(8));
+        assert_eq!(
+            report.long_polls[0].asleep,
+            Some(BTreeMap::from([("io".to_owned(), 1)]))
         );
         assert_eq!(
             report.locks[&0x10],

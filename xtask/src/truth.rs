@@ -55,6 +55,17 @@ impl Poll {
     }
 }
 
+/// How much of one poll something took, by the workload's clock or the kernel's account of its thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The poll's thread and start.
+    pub tid: u32,
+    pub poll_start_ns: u64,
+    /// `on_cpu`, `run_queue`, or what was slept for, as the report calls it.
+    pub part: String,
+    pub ns: u64,
+}
+
 /// One lock wait that the workload measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockWait {
@@ -118,6 +129,9 @@ pub struct Lock {
 #[derive(Debug, Default)]
 pub struct Truth {
     pub polls: Vec<Poll>,
+    pub parts: Vec<Part>,
+    /// From tasks' being woken until they ran.
+    pub delays: Vec<Span>,
     pub lock_waits: Vec<LockWait>,
     pub holds: Vec<Hold>,
     /// By address.
@@ -157,6 +171,16 @@ enum Line {
         poll_start_ns: Option<u64>,
         across_await: bool,
         contended: bool,
+    },
+    Delay {
+        start_ns: u64,
+        ns: u64,
+    },
+    Part {
+        tid: u32,
+        poll_start_ns: u64,
+        part: String,
+        ns: u64,
     },
     End {
         dropped: u64,
@@ -232,6 +256,18 @@ impl Truth {
                         contended,
                     });
                 }
+                Line::Delay { start_ns, ns } => truth.delays.push(Span { start_ns, ns }),
+                Line::Part {
+                    tid,
+                    poll_start_ns,
+                    part,
+                    ns,
+                } => truth.parts.push(Part {
+                    tid,
+                    poll_start_ns,
+                    part,
+                    ns,
+                }),
                 Line::End { dropped } => {
                     ensure!(
                         dropped == 0,
@@ -270,6 +306,7 @@ mod tests {
             r#"{"kind":"poll","name":"export","start_ns":7,"ns":9,"blocking":true,"end":"handed_off","handoff_called_ns":11,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"lock_wait","lock":"accounts","op":"mutex","addr":"0x10","start_ns":6,"ns":2,"outcome":"acquired","tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"hold","lock":"accounts","op":"mutex","addr":"0x10","start_ns":8,"ns":4,"upgradable_since_ns":null,"acquired_tid":3,"task":"settle","poll_start_ns":5,"across_await":false,"contended":true,"tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"part","name":"close_day","part":"io","poll_start_ns":5,"ns":2,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"end","reason":"signal","end_ns":20,"dropped":0}"#, "\n",
         ))
         .expect("it is complete");
@@ -303,6 +340,15 @@ mod tests {
             [LockWait {
                 addr: 0x10,
                 span: Span { start_ns: 6, ns: 2 }
+            }]
+        );
+        assert_eq!(
+            truth.parts,
+            [Part {
+                tid: 3,
+                poll_start_ns: 5,
+                part: "io".to_owned(),
+                ns: 2,
             }]
         );
         assert_eq!(
