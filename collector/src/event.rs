@@ -147,6 +147,10 @@ pub enum SiteClass {
     Unknown,
 }
 
+/// Tokio's own number of a task; never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TaskId(pub u64);
+
 /// A poll that lasted at least the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongPoll {
@@ -158,6 +162,8 @@ pub struct LongPoll {
     pub end: Timestamp,
     /// The polled task.
     pub task: TaskAddr,
+    /// Its number, where it is known.
+    pub task_id: Option<TaskId>,
     /// The instance that was entered.
     pub site: SiteId,
     /// Where it returned to.
@@ -191,6 +197,23 @@ pub struct OffCpu {
     pub runnable: Nanos,
     /// Stack at the switch-out.
     pub stack: Option<StackId>,
+    /// Why the thread was switched out.
+    pub cause: OffCpuCause,
+}
+
+/// Why a thread is off-CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OffCpuCause {
+    /// It was preempted.
+    Preempted,
+    /// It sleeps in this system call, a number of the target's architecture.
+    SystemCall(u32),
+    /// It sleeps outside of any: for a page, mostly.
+    Fault,
+    /// It waits at a condvar.
+    Condvar,
+    /// Not told.
+    Unknown,
 }
 
 /// What a poll is to its runtime.
@@ -205,7 +228,7 @@ pub enum PollClass {
     Unknown,
 }
 
-/// A CPU sample: inside an old poll, or of any thread while somebody waits for a lock.
+/// A CPU sample: inside a poll, or of any thread while somebody waits for a lock, or on the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuSample {
     /// The thread.
@@ -214,6 +237,10 @@ pub struct CpuSample {
     pub poll_start: Option<Timestamp>,
     /// What that poll is; `Unknown` also outside of polls.
     pub class: PollClass,
+    /// The instance that it entered.
+    pub site: Option<SiteId>,
+    /// One of those that are taken whatever a thread does.
+    pub on_grid: bool,
     /// When.
     pub at: Timestamp,
     /// Where.
@@ -297,6 +324,54 @@ pub struct Hold {
     pub poll_start: Option<Timestamp>,
 }
 
+/// A task that was ready to run and had to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskDelay {
+    /// The thread that polled it in the end.
+    pub tid: Tid,
+    /// When it was woken, or given to the blocking pool.
+    pub woken: Timestamp,
+    /// When its poll began.
+    pub end: Timestamp,
+    /// The task.
+    pub task: TaskAddr,
+    /// Its number, where it is known.
+    pub task_id: Option<TaskId>,
+    /// The instance that was entered.
+    pub site: SiteId,
+    /// The thread that woke it.
+    pub waker: Tid,
+    /// That thread runs a runtime, so that the task went into its queue.
+    pub local: bool,
+}
+
+/// What one thread's polls did for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerSlice {
+    /// The thread.
+    pub tid: Tid,
+    /// From when ...
+    pub start: Timestamp,
+    /// ... to when.
+    pub end: Timestamp,
+    /// Scheduler polls that ended.
+    pub polls: u64,
+    /// Their summed duration.
+    pub busy: Nanos,
+    /// The longest.
+    pub longest: Nanos,
+    /// Asleep outside of polls.
+    pub parked: Nanos,
+    /// Blocking-pool tasks that ended.
+    pub blocking_polls: u64,
+    /// Their summed duration.
+    pub blocking: Nanos,
+    /// Polls of tasks that another worker had woken.
+    pub stolen: u64,
+    /// The thread runs a worker's loop.
+    pub is_worker: bool,
+}
+
 /// One record of the ring buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -326,6 +401,10 @@ pub enum Event {
     LockWait(LockWait),
     /// See [`Hold`].
     Hold(Hold),
+    /// See [`TaskDelay`].
+    TaskDelay(TaskDelay),
+    /// See [`WorkerSlice`].
+    WorkerSlice(WorkerSlice),
     /// The target replaced its image: what follows belongs to another program.
     ProcessExec {
         /// When.

@@ -14,6 +14,7 @@ pub mod event;
 mod fnv;
 pub mod follow;
 pub mod gate;
+pub mod histogram;
 pub mod probe;
 pub mod record;
 pub mod render;

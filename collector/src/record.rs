@@ -21,11 +21,12 @@ use thiserror::Error;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::capture::{
-    CaptureError, End, EndReason, Meta, PollSite, ProbeFamily, Rest, ReturnSite, UnwindTables,
-    Writer,
+    CaptureError, Delays, End, EndReason, Meta, PollSite, ProbeFamily, Rest, ReturnSite,
+    UnwindTables, Writer,
 };
-use crate::event::{CodeAddr, Nanos, Timestamp};
-use crate::probe::{self, ProbeError, Probes, Readable, Records, UprobeProgram};
+use crate::event::{CodeAddr, Nanos, SiteClass, Timestamp};
+use crate::histogram::Histogram;
+use crate::probe::{self, ProbeError, Probed, Probes, Readable, Records, UprobeProgram};
 use crate::stuck::StuckNews;
 use crate::symbolize::{MappedModule, ProcessSymbolizer, SymbolTable};
 use crate::target::handoff::When;
@@ -195,8 +196,8 @@ impl<'a> Recording<'a> {
         let modules = process.modules()?;
         let mut symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
         let began = Instant::now();
-        let mut probes = Probes::load(config, process.pid(), plan.polls.len() as u32)?;
-        let groups = groups(plan);
+        let mut probes = Probes::load(config, process.pid(), &probed(plan))?;
+        let groups = groups(plan, config);
         probes.begin_loading(programs(&groups, options.uncontended));
         let records = probes.records()?;
         // Before any probe can ask for a stack.
@@ -209,11 +210,14 @@ impl<'a> Recording<'a> {
         tables.update(&mut both, process, &modules)?;
         for (site, poll) in plan.polls.iter().enumerate() {
             probes.set_site_class(site as u32, class_code(poll.class))?;
+            if poll.class == SiteClass::Blocking {
+                probes.add_blocking_poll(poll.site.address, wire::BLOCKING_TASK)?;
+            }
         }
         for handoff in &plan.handoffs {
             if let When::SpawnsTask { polls } = &handoff.when {
                 for poll in polls {
-                    probes.add_core_taker(*poll)?;
+                    probes.add_blocking_poll(*poll, wire::BLOCKING_WORKER_LOOP)?;
                 }
             }
         }
@@ -559,9 +563,24 @@ impl<'a> Recording<'a> {
                 polls: totals.count,
                 total: Nanos(totals.total_ns),
                 max: Nanos(totals.max_ns),
+                durations: Histogram::new(&totals.histogram),
+                tasks: totals.tasks,
+                delays: Delays {
+                    count: totals.delays.count,
+                    total: Nanos(totals.delays.total_ns),
+                    max: Nanos(totals.delays.max_ns),
+                    log2_histogram: totals.delay_log2.to_vec(),
+                },
             });
         }
         Ok(sites)
+    }
+}
+
+fn probed(plan: &AttachPlan) -> Probed {
+    Probed {
+        sites: plan.polls.len() as u32,
+        has_task_ids: plan.has_task_ids(),
     }
 }
 
@@ -617,6 +636,9 @@ fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {
         threshold: config.threshold,
         sample_after: config.sample_after,
         frequency_hz: config.frequency_hz,
+        grid_ticks: config.grid_ticks,
+        one_task_of: config.one_task_of,
+        has_task_ids: probed(plan).has_task_ids,
         unwind_tables: UnwindTables::default(),
     }
 }

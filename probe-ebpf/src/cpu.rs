@@ -1,49 +1,76 @@
-//! CPU samples: inside polls that are already old, and of every thread while somebody waits for a lock, because it may
-//! be the holder. While nothing is wrong the frequency costs a few map look-ups per tick.
+//! CPU samples: inside polls, as far as they last, and of every thread while somebody waits for a lock, because it may
+//! be the holder. Beside that every so many ticks of the clock are a grid on which each thread of the target is
+//! sampled, whatever it does: a fair picture of where its CPU time goes.
 
 use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
 use holdup_probe_ebpf::wire::{self, unwind::KIND_SAMPLE};
 
 use crate::{
+    early,
     emit::{count, emit},
-    locks,
-    maps::config,
+    intern, locks,
+    maps::{TICKS, config},
     polls, threads, unwind, window,
 };
 
 /// One tick of the CPU clock.
 #[perf_event]
 pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
-    let Some(record) = threads::current() else {
-        return 0;
-    };
-    // SAFETY: the running thread's record; a sample only reads it.
-    let thread = unsafe { &*record };
-    // On-CPU time inside a slow path (spinning) is part of the lock wait.
-    if thread.lock_waits != 0 {
-        return 0;
-    }
     let at_ns = crate::now();
+    let is_on_grid = is_on_grid();
     if !window::includes(at_ns) {
         return 0;
     }
-    let (mut poll_start_ns, mut class) = (0, wire::CLASS_UNKNOWN);
-    let mut is_wanted = config::sample() == wire::SAMPLE_EVERYTHING || locks::anybody_waits();
-    if let Some(poll) = polls::active(thread) {
-        // SAFETY: points into the record.
-        unsafe {
-            (poll_start_ns, class) = ((*poll).start_ns, (*poll).class);
+    let Some(record) = threads::current() else {
+        if is_on_grid && threads::is_of_target() {
+            sample_stranger(at_ns);
         }
-        is_wanted |= at_ns.saturating_sub(poll_start_ns) >= config::sample_after_ns()
-            && window::includes(poll_start_ns);
-    } else if let Some(poll) = polls::innermost(thread) {
+        return 0;
+    };
+    // SAFETY: the running thread's record, which its own probes may be about to change.
+    let thread = unsafe { &*record };
+    // On-CPU time inside a slow path (spinning) is part of the lock wait.
+    let spins = thread.lock_waits != 0;
+    let poll = polls::active(thread);
+    let is_in_active_poll = poll.is_some();
+    let (mut poll_start_ns, mut class, mut site) = (0, wire::CLASS_UNKNOWN, wire::NO_SITE);
+    if let Some(poll) = poll.or_else(|| polls::innermost(thread)) {
         // SAFETY: points into the record.
         unsafe {
-            (poll_start_ns, class) = ((*poll).start_ns, (*poll).class);
+            (poll_start_ns, class, site) = ((*poll).start_ns, (*poll).class, (*poll).site);
         }
     }
-    if !is_wanted {
+    let of_poll = is_in_active_poll && !spins && window::includes(poll_start_ns);
+    let is_old = of_poll && at_ns.saturating_sub(poll_start_ns) >= config::sample_after_ns();
+    let is_wanted = is_on_grid
+        || is_old
+        || (!spins && (config::sample() == wire::SAMPLE_EVERYTHING || locks::anybody_waits()));
+    if !is_wanted && !of_poll {
         return 0;
+    }
+    // What may be dropped does not take the room of what is sure to be wanted.
+    let is_needed = is_old || (is_wanted && !is_on_grid);
+    let stack = if is_needed || !intern::is_half_full() {
+        unwind::user_stack(KIND_SAMPLE)
+    } else {
+        count(wire::COUNTER_STACKS_NOT_STORED);
+        0
+    };
+    // SAFETY: the running thread's record.
+    unsafe {
+        if !is_wanted {
+            let kept = wire::Early {
+                kind: wire::EARLY_SAMPLE,
+                at_ns,
+                stack,
+                ..early::NONE
+            };
+            early::keep(record, &kept);
+            return 0;
+        }
+        if is_old {
+            early::tell(record, threads::current_key());
+        }
     }
     count(wire::COUNTER_SAMPLES);
     let sample = wire::CpuSample {
@@ -52,11 +79,60 @@ pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
             tid: thread.tid,
             at_ns,
         },
-        poll_start_ns,
-        stack: unwind::user_stack(KIND_SAMPLE),
+        // What spins in a slow path is part of the lock wait.
+        poll_start_ns: if spins { 0 } else { poll_start_ns },
+        stack,
         class,
+        site,
+        flags: if is_on_grid { wire::SAMPLE_ON_GRID } else { 0 },
         zero: 0,
     };
     emit(&sample, wire::COUNTER_LOST_SAMPLES);
     0
+}
+
+/// A thread of the target that no probe has met. It gets no record: it may be about to end, and nobody would remove that.
+#[inline(always)]
+fn sample_stranger(at_ns: u64) {
+    let tid = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
+    threads::tell_seen(tid);
+    count(wire::COUNTER_SAMPLES);
+    let stack = if intern::is_half_full() {
+        count(wire::COUNTER_STACKS_NOT_STORED);
+        0
+    } else {
+        unwind::user_stack(KIND_SAMPLE)
+    };
+    let sample = wire::CpuSample {
+        header: wire::EventHeader {
+            kind: wire::EVENT_CPU_SAMPLE,
+            tid,
+            at_ns,
+        },
+        poll_start_ns: 0,
+        stack,
+        class: wire::CLASS_UNKNOWN,
+        site: wire::NO_SITE,
+        flags: wire::SAMPLE_ON_GRID,
+        zero: 0,
+    };
+    emit(&sample, wire::COUNTER_LOST_SAMPLES);
+}
+
+/// Whether this tick of this CPU is one on which everything is sampled.
+#[inline(always)]
+fn is_on_grid() -> bool {
+    let every = config::grid_ticks();
+    let Some(ticks) = TICKS.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own, which its clock alone writes.
+    unsafe {
+        *ticks += 1;
+        if every == 0 || *ticks < u64::from(every) {
+            return false;
+        }
+        *ticks = 0;
+    }
+    true
 }

@@ -467,6 +467,18 @@ impl Join {
     pub fn handover_ns(&self) -> u64 {
         self.end_ns.saturating_sub(self.upto_ns)
     }
+
+    /// The holder that took most of it, of those that are kept.
+    #[inline(always)]
+    pub fn main_holder(&self) -> wire::WaitHolder {
+        let mut main = self.holders[0];
+        for holder in &self.holders[1..] {
+            if holder.held_ns > main.held_ns {
+                main = *holder;
+            }
+        }
+        main
+    }
 }
 
 /// One of the remembered releases, the oldest first.

@@ -3,8 +3,9 @@
 use holdup_probe_ebpf::wire;
 
 use crate::{
+    atomics,
     emit::count,
-    maps::{DEEP_STACKS, STACKS},
+    maps::{DEEP_STACKS, STACKS, STORED},
 };
 
 /// A hash that is fed one frame at a time: FNV-1a over words (http://www.isthe.com/chongo/tech/comp/fnv/), with a
@@ -18,6 +19,14 @@ pub fn hash(hash: u64, word: u64) -> u64 {
     hash ^ (hash >> 29)
 }
 
+/// Whether so many stacks are stored that the rest of the room is kept for those that are sure to be wanted.
+#[inline(always)]
+pub fn is_half_full() -> bool {
+    STORED
+        .get(0)
+        .is_some_and(|stored| *stored >= u64::from(wire::STACKS) / 2)
+}
+
 /// Stores a stack under its hash, once, and returns its key; 0 when there is no room.
 ///
 /// # Safety
@@ -28,10 +37,15 @@ pub unsafe fn intern(stack: *const wire::Stack, hash: u64) -> u64 {
     // SAFETY: the caller's promise; a short stack is a prefix of a stack.
     let stored = unsafe {
         if (*stack).frames <= wire::SHORT_STACK_FRAMES as u32 {
-            STACKS.get_ptr(key).is_some()
-                || STACKS
-                    .insert(key, &*stack.cast::<wire::ShortStack>(), 0)
-                    .is_ok()
+            if STACKS.get_ptr(key).is_some() {
+                return key;
+            }
+            if let Some(stored) = STORED.get_ptr_mut(0) {
+                atomics::add(stored, 1);
+            }
+            STACKS
+                .insert(key, &*stack.cast::<wire::ShortStack>(), 0)
+                .is_ok()
         } else {
             DEEP_STACKS.get_ptr(key).is_some() || DEEP_STACKS.insert(key, &*stack, 0).is_ok()
         }

@@ -21,9 +21,10 @@ use aya_ebpf::{
 use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 
 use crate::{
-    atomics,
+    atomics, early,
     emit::{count, emit},
     holders::{self, Join, Wait},
+    log2::log2,
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
     permits, polls,
     registers::{self, saved},
@@ -57,6 +58,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
     unsafe {
         let thread = record;
         let stack_pointer = registers::stack_pointer(&ctx);
+        (*thread).entered = registers::entered(&ctx);
         drop_left(thread, stack_pointer);
         let depth = (*thread).lock_depth;
         if depth >= DEPTH {
@@ -296,6 +298,7 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
     }
 
     let mut poll_start_ns = 0;
+    let mut of_poll = false;
     let mut poll_is_old = false;
     if let Some(poll) = polls::active(thread) {
         // SAFETY: points into the record.
@@ -303,21 +306,41 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
             (*poll).lock_wait_ns += wait_ns;
             poll_start_ns = (*poll).start_ns;
         }
+        of_poll = window::includes(poll_start_ns);
         poll_is_old = at_ns.saturating_sub(poll_start_ns) >= config::sample_after_ns();
     }
-    if (poll_is_old && window::includes(poll_start_ns))
-        || (recorded && wait_ns >= config::threshold_ns())
-    {
-        // SAFETY: the caller's promise.
-        let tid = unsafe { (*thread).tid };
-        emit_wait(join, &key, tid, wait.start_ns, at_ns, poll_start_ns, 0);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if of_poll && poll_is_old {
+            early::tell(thread, threads::current_key());
+        }
+        if (of_poll && poll_is_old) || (recorded && wait_ns >= config::threshold_ns()) {
+            let tid = (*thread).tid;
+            emit_wait(join, &key, tid, wait.start_ns, at_ns, poll_start_ns, 0);
+        } else if of_poll {
+            let kept = wire::Early {
+                kind: wire::EARLY_LOCK_WAIT,
+                code: key.outcome,
+                start_ns: wait.start_ns,
+                at_ns,
+                stack: key.waiter_stack,
+                lock: key.lock,
+                handover_ns: join.map_or(wait_ns, Join::handover_ns),
+                releases: join.map_or(0, |join| join.releases),
+                operation: key.operation,
+                holder: join.map_or(early::NONE.holder, Join::main_holder),
+                ..early::NONE
+            };
+            early::keep(thread, &kept);
+        }
     }
     if let Some(scratch) = joined {
         scratch::release(scratch);
     }
 }
 
-const NO_HOLDERS: [wire::WaitHolder; wire::WAIT_HOLDERS] = [wire::WaitHolder {
+/// Nobody.
+pub const NO_HOLDERS: [wire::WaitHolder; wire::WAIT_HOLDERS] = [wire::WaitHolder {
     stack: 0,
     held_ns: 0,
     tid: 0,
@@ -688,39 +711,6 @@ fn aggregate(key: &wire::LockWaitKey, wait_ns: u64, join: Option<&Join>) {
             1,
         );
     }
-}
-
-/// Floor of the binary logarithm; 0 for 0. By halves, because BPF has no count-leading-zeros.
-///
-/// A global function: what follows it would be verified for each of its results.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn log2(mut value: u64) -> u32 {
-    let mut log = 0;
-    if value >= 1 << 32 {
-        value >>= 32;
-        log += 32;
-    }
-    if value >= 1 << 16 {
-        value >>= 16;
-        log += 16;
-    }
-    if value >= 1 << 8 {
-        value >>= 8;
-        log += 8;
-    }
-    if value >= 1 << 4 {
-        value >>= 4;
-        log += 4;
-    }
-    if value >= 1 << 2 {
-        value >>= 2;
-        log += 2;
-    }
-    if value >= 1 << 1 {
-        log += 1;
-    }
-    log
 }
 
 /// A lock that somebody is parked on is about to be released: this thread is the holder that they

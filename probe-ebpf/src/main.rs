@@ -17,6 +17,8 @@ mod atomics;
 #[cfg(target_arch = "bpf")]
 mod cpu;
 #[cfg(target_arch = "bpf")]
+mod early;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod fast;
@@ -26,6 +28,8 @@ mod holders;
 mod intern;
 #[cfg(target_arch = "bpf")]
 mod locks;
+#[cfg(target_arch = "bpf")]
+mod log2;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
@@ -39,6 +43,8 @@ mod sched;
 #[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
+mod slices;
+#[cfg(target_arch = "bpf")]
 mod tasks;
 #[cfg(target_arch = "bpf")]
 mod threads;
@@ -46,6 +52,8 @@ mod threads;
 mod tree;
 #[cfg(target_arch = "bpf")]
 mod unwind;
+#[cfg(target_arch = "bpf")]
+mod wakes;
 #[cfg(target_arch = "bpf")]
 mod window;
 

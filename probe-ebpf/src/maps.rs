@@ -27,6 +27,15 @@ pub mod config {
     /// Which CPU samples are kept: a `SAMPLE_` code.
     #[unsafe(no_mangle)]
     static SAMPLE: u8 = 0;
+    /// How many ticks of a CPU's clock are from one sample of everything to the next; 0 for never.
+    #[unsafe(no_mangle)]
+    static GRID_TICKS: u32 = 0;
+    /// Of the hash of a task's address: its delays are looked at where these bits are zero.
+    #[unsafe(no_mangle)]
+    static TASK_MASK: u32 = 0;
+    /// Non-zero when tasks have numbers where `polls::task_id` looks for them.
+    #[unsafe(no_mangle)]
+    static HAS_TASK_IDS: u8 = 0;
     /// The target's process id in holdup's PID namespace.
     #[unsafe(no_mangle)]
     static TARGET_TGID: u32 = 0;
@@ -69,6 +78,9 @@ pub mod config {
     read!(threshold_ns, THRESHOLD_NS, u64);
     read!(sample_after_ns, SAMPLE_AFTER_NS, u64);
     read!(sample, SAMPLE, u8);
+    read!(grid_ticks, GRID_TICKS, u32);
+    read!(task_mask, TASK_MASK, u32);
+    read!(task_ids, HAS_TASK_IDS, u8);
     read!(target_tgid, TARGET_TGID, u32);
     read!(pid_ns_dev, PID_NS_DEV, u64);
     read!(pid_ns_ino, PID_NS_INO, u64);
@@ -78,6 +90,12 @@ pub mod config {
     read!(return_instance_stack, RETURN_INSTANCE_STACK, u64);
     read!(return_instance_original, RETURN_INSTANCE_ORIGINAL, u64);
     read!(return_instance_next, RETURN_INSTANCE_NEXT, u64);
+
+    /// Whether tasks have numbers where `polls::task_id` looks for them.
+    #[inline(always)]
+    pub fn has_task_ids() -> bool {
+        task_ids() != 0
+    }
 
     /// Whether the target runs on aarch64, else it is x86-64.
     #[inline(always)]
@@ -105,7 +123,7 @@ pub static EMPTY_THREAD: Array<wire::Thread> = Array::with_max_entries(1, 0);
 
 /// Interned stacks by hash.
 #[map]
-pub static STACKS: HashMap<u64, wire::ShortStack> = HashMap::with_max_entries(16384, 0);
+pub static STACKS: HashMap<u64, wire::ShortStack> = HashMap::with_max_entries(wire::STACKS, 0);
 
 /// Those that are deeper.
 #[map]
@@ -175,18 +193,35 @@ pub static HELD: LruHashMap<wire::HeldKey, wire::Held> = LruHashMap::with_max_en
 #[map]
 pub static SITE_CLASS: Array<u32> = Array::with_max_entries(wire::MAX_POLL_SITES, 0);
 
-/// What was seen of each poll site. User space lowers the size to the number of sites.
+/// What was seen of each poll site. User space lowers the size to the number of sites. One for all CPUs: with their
+/// histograms they are too large to have one for each.
 #[map]
-pub static SITE_TOTALS: PerCpuArray<wire::PollSiteTotals> =
-    PerCpuArray::with_max_entries(wire::MAX_POLL_SITES, 0);
+pub static SITE_TOTALS: Array<wire::PollSiteTotals> =
+    Array::with_max_entries(wire::MAX_POLL_SITES, 0);
+
+/// Tasks, by the address of their headers.
+#[map]
+pub static TASKS: LruHashMap<u64, wire::Task> = LruHashMap::with_max_entries(wire::TASKS, 0);
+
+/// The target's process id in the initial PID namespace, once a probe in it was hit.
+#[map]
+pub static TARGET: Array<u32> = Array::with_max_entries(1, 0);
+
+/// How many stacks were stored.
+#[map]
+pub static STORED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Ticks of each CPU's clock since the last one on the grid.
+#[map]
+pub static TICKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Return addresses of polls.
 #[map]
 pub static RETURN_SITES: HashMap<u64, wire::ReturnSiteState> = HashMap::with_max_entries(4096, 0);
 
-/// Addresses of the `raw::poll` instances that run a worker's loop, set by user space.
+/// Addresses of the `raw::poll` instances of blocking tasks, with a `wire::BLOCKING_` code; set by user space.
 #[map]
-pub static CORE_TAKERS: HashMap<u64, u32> = HashMap::with_max_entries(64, 0);
+pub static BLOCKING_POLLS: HashMap<u64, u32> = HashMap::with_max_entries(wire::MAX_POLL_SITES, 0);
 
 /// The counters, indexed by the `COUNTER_` codes.
 #[map]

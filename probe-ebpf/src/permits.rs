@@ -46,6 +46,7 @@ pub fn acquire_enter(ctx: ProbeContext) -> u32 {
     let queued = acquire.wrapping_add(wire::acquire_cookie_queued(cookie));
     // SAFETY: the helper checks user addresses and reports a fault as an error; the running thread's record.
     unsafe {
+        (*thread).entered = registers::entered(&ctx);
         (*thread).acquire_call.acquire = 0;
         let (Ok(semaphore), Ok(queued)) = (
             bpf_probe_read_user(semaphore as *const u64),

@@ -29,18 +29,19 @@ use aya_ebpf::{
 use holdup_probe_ebpf::wire;
 
 use crate::{
-    atomics,
+    atomics, early,
     emit::{count, count_by, emit, emit_urgent},
     locks,
-    maps::{CORE_TAKERS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, config},
-    registers, threads, window,
+    log2::log2,
+    maps::{BLOCKING_POLLS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, TASKS, config},
+    registers, slices, threads, wakes, window,
 };
 
 const DEPTH: u32 = wire::POLL_DEPTH as u32;
 
 /// The n-th poll of a thread. The mask is what lets the verifier see the bound.
 #[inline(always)]
-fn frame(thread: *mut wire::Thread, n: u32) -> *mut wire::PollFrame {
+pub fn frame(thread: *mut wire::Thread, n: u32) -> *mut wire::PollFrame {
     // SAFETY: masked below POLL_DEPTH, a power of two.
     unsafe {
         (&raw mut (*thread).polls)
@@ -86,7 +87,7 @@ unsafe fn active_after(
     index: u32,
     class: u32,
 ) -> u32 {
-    if class == wire::CLASS_BLOCKING {
+    if wire::is_blocking_class(class) {
         return 0;
     }
     // SAFETY: the caller's promise.
@@ -128,10 +129,12 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
             return 0;
         }
         let outer_active = (*thread).active_poll;
+        let task = registers::argument(&ctx, 0);
         *frame(thread, depth) = wire::PollFrame {
             start_ns,
             stack_pointer,
-            task: registers::argument(&ctx, 0),
+            task,
+            task_id: meet(site, task, class, start_ns),
             return_addr,
             handed_off_ns: 0,
             run_queue_ns: 0,
@@ -143,7 +146,11 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
             zero: 0,
         };
         (*thread).poll_depth = depth + 1;
-        (*thread).active_poll = active_after(thread, outer_active, depth, class);
+        let active = active_after(thread, outer_active, depth, class);
+        if active == depth + 1 {
+            early::drop_all(thread);
+        }
+        (*thread).active_poll = active;
     }
     0
 }
@@ -286,11 +293,15 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
             } else {
                 totals(poll.site, at_ns.saturating_sub(poll.start_ns));
             }
-            count(if poll.class == wire::CLASS_BLOCKING {
+            count(if wire::is_blocking_class(poll.class) {
                 wire::COUNTER_BLOCKING_POLLS
             } else {
                 wire::COUNTER_POLLS
             });
+        }
+        if recorded && !cut && unseen == 0 && (was_active || wire::is_blocking_class(poll.class)) {
+            let is_worker = (*frame(thread, 0)).class == wire::CLASS_WORKER;
+            slices::poll_ended(thread, poll.class, is_worker, poll.start_ns, at_ns);
         }
         // Where no probe stood at the return address all the while, "until the next entry" says nothing
         // about the poll: it is mostly the worker's idle time.
@@ -321,6 +332,7 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
             }
             count(wire::COUNTER_LONG_POLLS);
             count_by(wire::COUNTER_LONG_POLL_NS, duration_ns);
+            early::tell_of(thread, threads::current_key(), index);
             let event = wire::LongPoll {
                 header: wire::EventHeader {
                     kind: wire::EVENT_LONG_POLL,
@@ -329,6 +341,7 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
                 },
                 start_ns: poll.start_ns,
                 task: poll.task,
+                task_id: poll.task_id,
                 return_addr: poll.return_addr,
                 run_queue_ns: poll.run_queue_ns,
                 sleep_ns: poll.sleep_ns,
@@ -339,6 +352,10 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
             if !emit(&event, wire::COUNTER_LOST_LONG_POLLS) {
                 count_by(wire::COUNTER_LOST_LONG_POLL_NS, duration_ns);
             }
+        }
+        if was_active {
+            // What a short poll did is nobody's.
+            early::drop_all(thread);
         }
     }
 }
@@ -356,37 +373,52 @@ fn was_watched(poll: &wire::PollFrame) -> bool {
 #[inline(always)]
 fn totals(site: u32, ns: u64) {
     if let Some(totals) = SITE_TOTALS.get_ptr_mut(site) {
-        // SAFETY: a map value of three words, aligned.
+        let bucket = wire::duration_bucket(ns, log2(ns));
+        // SAFETY: a map value of words, aligned.
         unsafe {
             atomics::add(&raw mut (*totals).count, 1);
             atomics::add(&raw mut (*totals).total_ns, ns);
             atomics::raise(&raw mut (*totals).max_ns, ns);
+            // The bound is for the verifier.
+            if bucket < wire::DURATION_BUCKETS {
+                let buckets = (&raw mut (*totals).histogram).cast::<u64>();
+                atomics::add(buckets.add(bucket), 1);
+            }
         }
     }
 }
 
-/// A `block_in_place` on this thread gives its worker's core away: what follows in this poll blocks nobody.
-/// Seen when a task is given to the blocking pool that runs a worker's loop. The cookie is a
-/// `wire::HANDOFF_` code.
+/// A task is given to the blocking pool. If it runs a worker's loop, a `block_in_place` on this thread gives its worker's
+/// core away: what follows in this poll blocks nobody. The cookie is a `wire::HANDOFF_` code.
 #[uprobe]
 pub fn poll_handoff(ctx: ProbeContext) -> u32 {
+    // SAFETY: the context of this program.
+    let mut is_handoff = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } == wire::HANDOFF_ALWAYS;
+    if !is_handoff {
+        // The compiler is free to drop or to split the arguments in front of the task.
+        let arguments = [
+            registers::argument(&ctx, 0),
+            registers::argument(&ctx, 1),
+            registers::argument(&ctx, 2),
+            registers::argument(&ctx, 3),
+        ];
+        for argument in arguments {
+            match blocking_task(argument) {
+                wire::BLOCKING_WORKER_LOOP => is_handoff = true,
+                wire::BLOCKING_TASK => wakes::woken(argument, false),
+                _ => {}
+            }
+        }
+    }
+    if !is_handoff {
+        return 0;
+    }
     let Some(thread) = threads::current() else {
         return 0;
     };
     let Some(poll) = active(thread) else {
         return 0;
     };
-    // SAFETY: the context of this program.
-    let always = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } == wire::HANDOFF_ALWAYS;
-    // The compiler is free to drop or to split the arguments in front of the task.
-    let is_handoff = always
-        || runs_worker_loop(registers::argument(&ctx, 0))
-        || runs_worker_loop(registers::argument(&ctx, 1))
-        || runs_worker_loop(registers::argument(&ctx, 2))
-        || runs_worker_loop(registers::argument(&ctx, 3));
-    if !is_handoff {
-        return 0;
-    }
     // SAFETY: points into the record.
     unsafe {
         (*poll).handed_off_ns = crate::now();
@@ -396,10 +428,98 @@ pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Whether `header` is the header of a task whose `raw::poll` instance runs a worker's loop.
+/// What sort of blocking task `header` is the header of: a `wire::BLOCKING_` code, 0 if of none.
 #[inline(always)]
-fn runs_worker_loop(header: u64) -> bool {
-    poll_function(header).is_ok_and(|function| CORE_TAKERS.get_ptr(function).is_some())
+fn blocking_task(header: u64) -> u32 {
+    let function = poll_function(header).unwrap_or(0);
+    BLOCKING_POLLS.get_ptr(function).map_or(0, |sort| {
+        // SAFETY: a map value.
+        unsafe { *sort }
+    })
+}
+
+/// Tokio's own number of a task that is about to be polled, 0 where it is not known. Since 1.23 the tenth word of the
+/// vtable says how far it is from the header (tokio's src/runtime/task/raw.rs, `id_offset`), which is the same for all
+/// tasks of a site.
+#[inline(always)]
+fn task_id(totals: *mut wire::PollSiteTotals, header: u64) -> u64 {
+    const VTABLE: u64 = 0x10;
+    const ID_OFFSET: u64 = 0x48;
+    // The number stands between a scheduler's pointer and the future, at the beginning of the task.
+    const FAR: u64 = 1 << 12;
+    if !config::has_task_ids() {
+        return 0;
+    }
+    let word = |at: u64| {
+        // SAFETY: the helper checks user addresses and reports a fault as an error.
+        unsafe { bpf_probe_read_user(at as *const u64) }.unwrap_or(0)
+    };
+    // SAFETY: a map value; whoever writes it writes the same.
+    unsafe {
+        if (*totals).task_id_offset == 0 {
+            let vtable = word(header.wrapping_add(VTABLE));
+            (*totals).task_id_offset = word(vtable.wrapping_add(ID_OFFSET));
+        }
+        let offset = (*totals).task_id_offset;
+        if offset == 0 || offset >= FAR {
+            return 0;
+        }
+        word(header.wrapping_add(offset))
+    }
+}
+
+/// Whether this thread runs a runtime: what it wakes goes into its own queue.
+#[inline(always)]
+pub fn is_worker(thread: *mut wire::Thread) -> bool {
+    // SAFETY: a thread's record in the map.
+    unsafe {
+        (*thread).active_poll != 0
+            || ((*thread).poll_depth != 0 && (*frame(thread, 0)).class == wire::CLASS_WORKER)
+    }
+}
+
+/// A task is about to be polled. Counts it when it is met the first time in the recording, if it is not of the
+/// blocking pool, and ends its delay if it was woken. Returns its number.
+#[inline(always)]
+fn meet(site: u32, header: u64, class: u32, start_ns: u64) -> u64 {
+    let Some(totals) = SITE_TOTALS.get_ptr_mut(site) else {
+        return 0;
+    };
+    let id = task_id(totals, header);
+    // SAFETY: map values.
+    unsafe {
+        let is_recorded = window::includes(start_ns);
+        let counts = !wire::is_blocking_class(class);
+        if let Some(task) = TASKS.get_ptr_mut(header) {
+            if (*task).woken_ns != 0 {
+                let woken = wire::Task { id, ..*task };
+                (*task).woken_ns = 0;
+                // An earlier task's here, which ended without being polled again.
+                let is_other = counts && (*task).id != 0 && (*task).id != id;
+                if !is_other {
+                    wakes::delay_ended(&raw const woken, header, site, start_ns);
+                }
+            }
+            if !counts || ((*task).id == id && (!is_recorded || window::includes((*task).met_ns))) {
+                return id;
+            }
+            (*task).id = id;
+            (*task).met_ns = start_ns;
+        } else if counts {
+            let met = wire::Task {
+                id,
+                met_ns: start_ns,
+                woken_ns: 0,
+                waker_tid: 0,
+                flags: 0,
+            };
+            let _ = TASKS.insert(header, met, 0);
+        }
+        if counts && is_recorded {
+            atomics::add(&raw mut (*totals).tasks, 1);
+        }
+    }
+    id
 }
 
 /// The `raw::poll` instance of a task: the first entry of the vtable that its header (`repr(C)`: state,

@@ -4,6 +4,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_user, programs::ProbeContext};
+use holdup_probe_ebpf::wire;
 
 use crate::maps::config;
 
@@ -72,6 +73,15 @@ pub fn return_address(ctx: &ProbeContext) -> u64 {
     unsafe { bpf_probe_read_user(stack_pointer(ctx) as *const u64) }.unwrap_or(0)
 }
 
+/// The function that was just entered, before a return probe replaces its return address.
+#[inline(always)]
+pub fn entered(ctx: &ProbeContext) -> wire::Entered {
+    wire::Entered {
+        stack_pointer: stack_pointer(ctx),
+        return_address: return_address(ctx),
+    }
+}
+
 /// How much higher the stack pointer is after the return than at the first instruction.
 #[inline(always)]
 pub fn return_pops() -> u64 {
@@ -85,6 +95,8 @@ pub mod saved {
     use aya_ebpf::helpers::generated::{
         bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
     };
+
+    use holdup_probe_ebpf::wire;
 
     use crate::maps::config;
 
@@ -104,6 +116,24 @@ pub mod saved {
         let error =
             unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, at as *const c_void) };
         if error == 0 { word } else { 0 }
+    }
+
+    /// The number of the system call that the running thread is in, or a `CAUSE_` code of the wire.
+    #[inline(always)]
+    pub fn system_call_of_current() -> u32 {
+        // What the kernel has kept it in: `orig_ax`, and on aarch64 `syscallno` behind the registers that user space
+        // knows of (include/asm/ptrace.h of either). -1 stands for none.
+        let place = if config::is_aarch64() { 35 } else { 15 };
+        let mut number = 0_u32;
+        let at = of_current().wrapping_add(place * 8);
+        // SAFETY: the helper checks the address and reports a fault as an error.
+        let error =
+            unsafe { bpf_probe_read_kernel((&raw mut number).cast(), 4, at as *const c_void) };
+        match number {
+            _ if error != 0 => wire::CAUSE_UNKNOWN,
+            u32::MAX => wire::CAUSE_FAULT,
+            number => number,
+        }
     }
 
     macro_rules! index {

@@ -12,14 +12,21 @@ use aya_ebpf::{
 use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
 use crate::{
+    early,
     emit::{emit, emit_urgent},
     locks,
     maps::{THREADS, config},
-    polls, threads, unwind, window,
+    polls,
+    registers::saved,
+    slices, threads, unwind, window,
 };
 
 /// `TASK_INTERRUPTIBLE` of include/linux/sched.h.
 const INTERRUPTIBLE: u32 = 1;
+/// `__TASK_STOPPED`: SIGSTOP.
+const STOPPED: u32 = 4;
+/// `__TASK_TRACED`.
+const TRACED: u32 = 8;
 
 /// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`
 /// of include/trace/events/sched.h, since 5.18. `prev` is still the running thread.
@@ -31,41 +38,58 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
         // SAFETY: the thread's own context switch.
         let in_slow_path = unsafe { (*record).lock_waits } != 0;
         if !in_slow_path {
-            switched_out(record, preempted || prev_state == 0);
+            switched_out(record, preempted || prev_state == 0, prev_state);
         } else if !preempted && prev_state & INTERRUPTIBLE != 0 {
             // Waiting for the disk (a page fault) is not interruptible.
             locks::fell_asleep(record);
         }
     }
-    if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(2)) {
-        switched_in(record);
+    let next = ctx.arg::<u64>(2);
+    if let Some(record) = THREADS.get_ptr_mut(next) {
+        switched_in(record, next);
     }
     0
 }
 
 #[inline(always)]
-fn switched_out(record: *mut wire::Thread, runnable: bool) {
+fn switched_out(record: *mut wire::Thread, runnable: bool, state: u32) {
     // SAFETY: the thread's own context switch; nobody else writes these fields but `woken_ns`, and
     // that only while `off_cpu_start_ns` is set.
     unsafe {
         let thread = &mut *record;
         // Off-CPU time inside a slow path is part of the lock wait, and not asked about.
         if thread.active_poll == 0 {
+            if !runnable {
+                thread.parked_since_ns = crate::now();
+            }
             return;
         }
         thread.off_cpu_stack = unwind::user_stack(KIND_OFF_CPU);
         thread.off_cpu_runnable = u32::from(runnable);
+        thread.off_cpu_cause = if runnable {
+            wire::CAUSE_PREEMPTED
+        } else if state & (STOPPED | TRACED) != 0 {
+            // On its way back from whatever it was in.
+            wire::CAUSE_UNKNOWN
+        } else if thread.lock_depth != 0 {
+            // No lock wait, or nobody had asked.
+            wire::CAUSE_CONDVAR
+        } else {
+            saved::system_call_of_current()
+        };
         thread.woken_ns = 0;
         thread.off_cpu_start_ns = crate::now();
     }
 }
 
 #[inline(always)]
-fn switched_in(record: *mut wire::Thread) {
+fn switched_in(record: *mut wire::Thread, key: u64) {
     // SAFETY: the thread is about to run, so none of its own probes can.
     unsafe {
         let thread = &mut *record;
-        let start_ns = thread.off_cpu_start_ns;
+        // By whoever woke it, if that was seen.
+        slices::unparked(record);
+        let start_ns = (*record).off_cpu_start_ns;
         if start_ns == 0 {
             return;
         }
@@ -85,21 +109,35 @@ fn switched_in(record: *mut wire::Thread) {
         (*poll).run_queue_ns += runnable_ns;
         (*poll).sleep_ns += whole_ns - runnable_ns;
         let poll_start_ns = (*poll).start_ns;
-        if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns()
-            || !window::includes(poll_start_ns)
-        {
+        if !window::includes(poll_start_ns) {
             return;
         }
+        if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns() {
+            let kept = wire::Early {
+                kind: wire::EARLY_OFF_CPU,
+                code: (*record).off_cpu_cause,
+                start_ns,
+                at_ns,
+                stack: (*record).off_cpu_stack,
+                runnable_ns,
+                ..early::NONE
+            };
+            early::keep(record, &kept);
+            return;
+        }
+        early::tell(record, key);
         let interval = wire::OffCpu {
             header: wire::EventHeader {
                 kind: wire::EVENT_OFF_CPU,
-                tid: thread.tid,
+                tid: (*record).tid,
                 at_ns,
             },
             poll_start_ns,
             start_ns,
             runnable_ns,
-            stack: thread.off_cpu_stack,
+            stack: (*record).off_cpu_stack,
+            cause: (*record).off_cpu_cause,
+            zero: 0,
         };
         emit(&interval, wire::COUNTER_LOST_OFF_CPU);
     }
@@ -112,12 +150,13 @@ fn switched_in(record: *mut wire::Thread) {
 pub fn sched_waking(ctx: RawTracePointContext) -> i32 {
     if let Some(record) = THREADS.get_ptr_mut(ctx.arg::<u64>(0)) {
         locks::woken(record);
-        // SAFETY: a map value; the only field that a waker writes, while the thread can't run.
+        // SAFETY: a map value; a waker writes these fields alone, while the thread can't run.
         unsafe {
             let thread = &mut *record;
             if thread.off_cpu_start_ns != 0 && thread.woken_ns == 0 {
                 thread.woken_ns = crate::now();
             }
+            slices::unparked(record);
         }
     }
     0

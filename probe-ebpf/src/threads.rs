@@ -14,7 +14,8 @@ use holdup_probe_ebpf::wire;
 use crate::{
     emit::{count, emit},
     locks,
-    maps::{EMPTY_THREAD, THREADS, config},
+    maps::{EMPTY_THREAD, TARGET, THREADS, config},
+    slices,
 };
 
 /// The running process in holdup's PID namespace; None where it lives in another one.
@@ -66,6 +67,24 @@ pub fn current_or_new() -> Option<*mut wire::Thread> {
         (*record).tid = tid;
         (*record).tgid = (ids >> 32) as u32;
     }
+    if let Some(target) = TARGET.get_ptr_mut(0) {
+        // SAFETY: a map value; whoever writes it writes the same: only the target's threads get a record.
+        unsafe { *target = (ids >> 32) as u32 };
+    }
+    tell_seen(tid);
+    Some(record)
+}
+
+/// Whether the running thread is one of the target's, of whatever PID namespace.
+#[inline(always)]
+pub fn is_of_target() -> bool {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    TARGET.get(0).is_some_and(|target| *target == tgid)
+}
+
+/// Tells the running thread's name.
+#[inline(always)]
+pub fn tell_seen(tid: u32) {
     let seen = wire::ThreadSeen {
         header: wire::EventHeader {
             kind: wire::EVENT_THREAD_SEEN,
@@ -75,7 +94,6 @@ pub fn current_or_new() -> Option<*mut wire::Thread> {
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     };
     emit(&seen, wire::COUNTER_LOST_OTHER);
-    Some(record)
 }
 
 /// A thread leaves: its record goes, before the kernel can give the same `task_struct` to another.
@@ -83,7 +101,10 @@ pub fn current_or_new() -> Option<*mut wire::Thread> {
 pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
     if let Some(record) = current() {
         // SAFETY: the running thread's record.
-        locks::waiting(0_u64.wrapping_sub(u64::from(unsafe { (*record).lock_waits })));
+        unsafe {
+            locks::waiting(0_u64.wrapping_sub(u64::from((*record).lock_waits)));
+            slices::tell(record, crate::now());
+        }
     }
     // An error means that the thread had no record.
     let _ = THREADS.remove(current_key());

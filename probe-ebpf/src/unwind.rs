@@ -106,8 +106,12 @@ fn take(scratch: *mut Scratch, kind: u32, less: u64) -> u64 {
     match tables::of_target() {
         Some(ranges) => {
             // A uprobe's program runs when the address was set right.
-            if kind != KIND_UPROBE && is_before_first_instruction(ranges, walk) {
-                walk.pc -= 1;
+            if kind != KIND_UPROBE {
+                if is_before_first_instruction(ranges, walk) {
+                    walk.pc -= 1;
+                } else if has_half_pushed(ranges, walk) {
+                    walk.stack_pointer += 8;
+                }
             }
             let mut context = Context { ranges, scratch };
             // SAFETY: `step` takes a `Context`, and this one lives until the helper returns.
@@ -144,9 +148,25 @@ fn take(scratch: *mut Scratch, kind: u32, less: u64) -> u64 {
 /// handled yet. Padding in front of a function has the same byte, but no row of a table begins at its last one.
 #[inline(always)]
 fn is_before_first_instruction(ranges: *const Ranges, walk: &Walk) -> bool {
+    let Some(return_address) = no_cfi::trap_pending(walk.pc, walk.stack_pointer) else {
+        return false;
+    };
     let before = walk.pc.wrapping_sub(1);
-    no_cfi::is_trap_pending(walk.pc, walk.stack_pointer)
-        && tables::find(ranges, before).is_ok_and(|found| found.start == before)
+    tables::find(ranges, before).is_ok_and(|found| found.start == before)
+        && tables::find(ranges, return_address.wrapping_sub(1)).is_ok()
+}
+
+/// Whether the kernel has done one half of a probed push, a function's first instruction: what lies at the stack pointer is
+/// no return address, but the word above it is one, or was until a return probe replaced it.
+#[inline(always)]
+fn has_half_pushed(ranges: *const Ranges, walk: &Walk) -> bool {
+    let Some(pushed) = no_cfi::push_pending(walk.pc, walk.stack_pointer) else {
+        return false;
+    };
+    let entry = walk.stack_pointer.wrapping_add(8);
+    tables::find(ranges, pushed.wrapping_sub(1)).is_err()
+        && tables::find(ranges, walk.pc).is_ok_and(|found| found.start == walk.pc)
+        && (walk.instances.is_innermost(entry) || no_cfi::is_return_address_at(entry))
 }
 
 /// Counts by outcome. The bound is for the verifier.

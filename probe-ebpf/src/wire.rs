@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this contract, part of a capture file's header. Raised whenever a layout or the
 /// meaning of a code changes.
-pub const WIRE_VERSION: u32 = 3;
+pub const WIRE_VERSION: u32 = 4;
 
 // ---------------------------------------------------------------------------------------------
 // Ring buffer events. Each starts with [`EventHeader`]; `kind` tells the type.
@@ -38,6 +38,11 @@ pub const EVENT_PROCESS_EXEC: u32 = 7;
 pub const EVENT_CODE_UNMAPPED: u32 = 8;
 /// [`Hold`].
 pub const EVENT_HOLD: u32 = 9;
+
+/// [`TaskDelay`].
+pub const EVENT_TASK_DELAY: u32 = 10;
+/// [`WorkerSlice`].
+pub const EVENT_WORKER_SLICE: u32 = 11;
 
 /// First bytes of every event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -77,8 +82,9 @@ pub struct ReturnSite {
     pub zero: u32,
 }
 
-/// A CPU sample inside a poll that was already older than the sampling age, or of any thread of the target while
-/// somebody waits for a lock: it may be the holder. With [`SAMPLE_EVERYTHING`] of every thread at any time.
+/// A CPU sample inside a poll that reached the sampling age, or of any thread of the target while somebody waits for
+/// a lock: it may be the holder. With [`SAMPLE_EVERYTHING`] of every thread at any time, and without it at every
+/// so many ticks of the clock, marked by [`SAMPLE_ON_GRID`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CpuSample {
@@ -91,9 +97,20 @@ pub struct CpuSample {
     pub stack: u64,
     /// A `CLASS_` code: what that poll is; [`CLASS_UNKNOWN`] also outside of polls.
     pub class: u32,
+    /// The poll site that it entered, or [`NO_SITE`].
+    pub site: u32,
+    /// `SAMPLE_` flags.
+    pub flags: u32,
     /// Always zero.
     pub zero: u32,
 }
+
+/// Outside of polls.
+pub const NO_SITE: u32 = u32::MAX;
+
+/// In [`CpuSample::flags`]: taken whatever the thread did. All samples with this flag together are a fair picture of
+/// what the process does with its CPU time.
+pub const SAMPLE_ON_GRID: u32 = 1 << 0;
 
 /// The configuration's word for samples as [`CpuSample`] has them by itself.
 pub const SAMPLE_WHAT_IS_SLOW: u8 = 0;
@@ -115,7 +132,20 @@ pub struct OffCpu {
     pub runnable_ns: u64,
     /// Stack at the switch-out; key into the stack map, 0 when no stack could be stored.
     pub stack: u64,
+    /// What it slept in: the number of a system call on the target's architecture, or a `CAUSE_` code.
+    pub cause: u32,
+    /// Always zero.
+    pub zero: u32,
 }
+
+/// It was preempted, and did not sleep.
+pub const CAUSE_PREEMPTED: u32 = u32::MAX;
+/// It slept outside of any system call: for a page, mostly.
+pub const CAUSE_FAULT: u32 = u32::MAX - 1;
+/// It slept in a wait at a condvar.
+pub const CAUSE_CONDVAR: u32 = u32::MAX - 2;
+/// The registers that tell could not be read.
+pub const CAUSE_UNKNOWN: u32 = u32::MAX - 3;
 
 /// The poll was handed off: `block_in_place` gave the worker's core to another thread, at
 /// `header.at_ns`, and the rest of the poll blocks nobody.
@@ -142,6 +172,8 @@ pub struct LongPoll {
     pub start_ns: u64,
     /// Address of the task's header.
     pub task: u64,
+    /// Tokio's own number of the task, 0 where it is not known.
+    pub task_id: u64,
     /// Where the poll returned to.
     pub return_addr: u64,
     /// Runnable but not running, outside of lock waits.
@@ -271,8 +303,7 @@ pub struct WaitHolder {
     pub nth: u32,
 }
 
-/// A lock wait over the threshold, or one inside a poll that was already older than the sampling
-/// age. It ends at `header.at_ns`. Every lock wait, with or without such an event, is in the
+/// A lock wait over the threshold, or one inside a poll that reached the sampling age. It ends at `header.at_ns`. Every lock wait, with or without such an event, is in the
 /// aggregation map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -336,6 +367,75 @@ pub struct Hold {
     pub flags: u32,
 }
 
+/// The task was woken on the polling thread's own runtime by a worker, so that it went into that worker's queue.
+pub const DELAY_LOCAL: u32 = 1 << 0;
+
+/// A task that was ready to run and was not polled for a while, at least the threshold divided by
+/// [`DELAY_DIVISOR`] and [`DELAY_FLOOR_NS`]. Its poll began at `header.at_ns`, on the thread `header.tid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TaskDelay {
+    /// `kind` is [`EVENT_TASK_DELAY`].
+    pub header: EventHeader,
+    /// When it was woken, or given to the blocking pool.
+    pub woken_ns: u64,
+    /// Address of the task's header.
+    pub task: u64,
+    /// Tokio's own number of the task, 0 where it is not known.
+    pub task_id: u64,
+    /// The thread that woke it.
+    pub waker_tid: u32,
+    /// `DELAY_` flags.
+    pub flags: u32,
+    /// The poll site that was entered.
+    pub site: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A delay with an event of its own is at least the threshold divided by this ...
+pub const DELAY_DIVISOR: u64 = 16;
+/// ... and at least this: shorter ones are ordinary.
+pub const DELAY_FLOOR_NS: u64 = 100_000;
+
+/// What one thread's polls did for a while: until a poll ended that began this long after the last such event, or the
+/// thread. It ends at `header.at_ns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WorkerSlice {
+    /// `kind` is [`EVENT_WORKER_SLICE`].
+    pub header: EventHeader,
+    /// What was done.
+    pub slice: Slice,
+}
+
+/// What one thread's polls did for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Slice {
+    /// When it began; 0 for not yet.
+    pub start_ns: u64,
+    /// Scheduler polls that ended.
+    pub polls: u64,
+    /// Their summed duration.
+    pub busy_ns: u64,
+    /// The longest.
+    pub longest_ns: u64,
+    /// Asleep outside of scheduler polls, and not in a lock's slow path.
+    pub parked_ns: u64,
+    /// Blocking-pool tasks that ended.
+    pub blocking_polls: u64,
+    /// Their summed duration.
+    pub blocking_ns: u64,
+    /// Tasks that were polled after a worker of another thread had woken them.
+    pub stolen: u64,
+    /// Non-zero when the thread runs a worker's loop.
+    pub is_worker: u64,
+}
+
+/// A [`WorkerSlice`] is told about so often.
+pub const SLICE_NS: u64 = 100_000_000;
+
 /// The target replaced its image: what follows belongs to another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -364,6 +464,9 @@ pub const STACK_FRAMES: usize = 512;
 /// Stacks of at most this many frames are kept apart from deeper ones, so that the few deep ones don't
 /// decide how much room all of them take.
 pub const SHORT_STACK_FRAMES: usize = 128;
+
+/// Stacks of at most [`SHORT_STACK_FRAMES`] that are kept.
+pub const STACKS: u32 = 16384;
 
 /// An interned stack. Its key is a 64-bit hash of its frames, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -487,8 +590,15 @@ pub struct LockWaitTotals {
 pub const CLASS_UNKNOWN: u32 = 0;
 /// A task on a scheduler.
 pub const CLASS_SCHEDULER: u32 = 1;
-/// A task on the blocking pool, a runtime's worker loop included.
+/// A task on the blocking pool, or a runtime's worker loop where they can't be told apart.
 pub const CLASS_BLOCKING: u32 = 2;
+/// A runtime's worker loop, which is one blocking task.
+pub const CLASS_WORKER: u32 = 3;
+
+/// Whether a poll of this class blocks no runtime by itself.
+pub const fn is_blocking_class(class: u32) -> bool {
+    matches!(class, CLASS_BLOCKING | CLASS_WORKER)
+}
 
 /// Value of the map from a poll site to what was seen of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -500,6 +610,73 @@ pub struct PollSiteTotals {
     pub total_ns: u64,
     /// The longest one.
     pub max_ns: u64,
+    /// Tasks among them, as far as they were not met before: exact as long as there are no more than [`TASKS`] of all
+    /// sites together, else it may count one again. Not counted on the blocking pool, where each is polled once.
+    pub tasks: u64,
+    /// Bytes from a task's header to Tokio's number of the task; 0 until it is known.
+    pub task_id_offset: u64,
+    /// Delays from a task's being woken (of those that are looked at) to its poll.
+    pub delays: Totals,
+    /// Bucket i counts delays of 2^i up to (excluding) 2^(i+1) ns.
+    pub delay_log2: [u64; DELAY_BUCKETS],
+    /// How many lasted how long: see [`duration_bucket`].
+    pub histogram: [u64; DURATION_BUCKETS],
+}
+
+/// Buckets of [`PollSiteTotals::delay_log2`]: 2^39 ns is nine minutes, the last one is open.
+pub const DELAY_BUCKETS: usize = 40;
+
+/// Tasks that are remembered, all poll sites together; of more, those that were polled last.
+pub const TASKS: u32 = 65536;
+
+/// What is known of a task. Its key is the address of its header, where another one can be later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Task {
+    /// Tokio's own number of it, 0 where it is not known.
+    pub id: u64,
+    /// Start of the first poll of it that was seen, in the recording or before it.
+    pub met_ns: u64,
+    /// When it was woken, or given to the blocking pool, and was not polled since; else 0.
+    pub woken_ns: u64,
+    /// The thread that woke it.
+    pub waker_tid: u32,
+    /// `DELAY_` flags.
+    pub flags: u32,
+}
+
+/// Bits of a duration below its highest one that tell buckets apart: 32 buckets for each power of two, so that a
+/// bucket is 1/32 of its lower end wide.
+pub const DURATION_BUCKET_BITS: u32 = 5;
+/// Durations below 2^DURATION_FIRST_LOG2 ns (256 ns) are in bucket 0: probing takes longer.
+pub const DURATION_FIRST_LOG2: u32 = 8;
+/// Durations of 2^DURATION_END_LOG2 ns (18 minutes) and more are in the last bucket.
+pub const DURATION_END_LOG2: u32 = 40;
+/// How many buckets a histogram of durations has.
+pub const DURATION_BUCKETS: usize =
+    1 + (((DURATION_END_LOG2 - DURATION_FIRST_LOG2) << DURATION_BUCKET_BITS) as usize);
+
+/// The bucket of a duration with this binary logarithm (rounded down): log-linear, as in an HDR histogram.
+pub const fn duration_bucket(ns: u64, log2: u32) -> usize {
+    if log2 < DURATION_FIRST_LOG2 {
+        return 0;
+    }
+    if log2 >= DURATION_END_LOG2 {
+        return DURATION_BUCKETS - 1;
+    }
+    let within = ns >> (log2 - DURATION_BUCKET_BITS) & ((1 << DURATION_BUCKET_BITS) - 1);
+    1 + ((log2 - DURATION_FIRST_LOG2) << DURATION_BUCKET_BITS) as usize + within as usize
+}
+
+/// The shortest duration in a bucket, nanoseconds.
+pub const fn duration_bucket_start(bucket: usize) -> u64 {
+    if bucket == 0 {
+        return 0;
+    }
+    let bucket = bucket as u64 - 1;
+    let within = bucket & ((1 << DURATION_BUCKET_BITS) - 1);
+    let log2 = (bucket >> DURATION_BUCKET_BITS) + DURATION_FIRST_LOG2 as u64;
+    (1 << log2) + (within << (log2 - DURATION_BUCKET_BITS as u64))
 }
 
 /// The recording: what begins before it is left out, what ends after it is cut at its end. Set by user
@@ -515,6 +692,11 @@ pub struct Window {
 
 /// Most poll instances that one binary can have probed.
 pub const MAX_POLL_SITES: u32 = 8192;
+
+/// A blocking task that runs a worker's loop.
+pub const BLOCKING_WORKER_LOOP: u32 = 1;
+/// Another one.
+pub const BLOCKING_TASK: u32 = 2;
 
 /// Cookie of a hand-off's probe: every hit is one.
 pub const HANDOFF_ALWAYS: u64 = 0;
@@ -590,8 +772,15 @@ pub const COUNTER_HOLDS_NOT_STORED: u32 = 30;
 pub const COUNTER_LOST_HOLDS: u32 = 31;
 /// Releases of Tokio's locks whose acquisition was not seen, or was another task's. A channel's are not among them.
 pub const COUNTER_TASK_RELEASES_UNMATCHED: u32 = 32;
+/// Events that did not fit into the ring buffer: delays of tasks.
+pub const COUNTER_LOST_DELAYS: u32 = 34;
+/// Wakes of tasks that found no room.
+pub const COUNTER_WAKES_NOT_STORED: u32 = 35;
+/// What was seen of young polls and found no room, or was dropped for a poll inside: counted also where the poll
+/// turned out to be short.
+pub const COUNTER_EARLY_NOT_KEPT: u32 = 33;
 /// First of the counters of walks by kind of stack and outcome.
-pub const COUNTER_WALKS: u32 = 33;
+pub const COUNTER_WALKS: u32 = 36;
 /// How many counters there are.
 pub const COUNTERS: u32 = COUNTER_WALKS + unwind::KINDS * unwind::OUTCOMES;
 
@@ -621,6 +810,8 @@ pub struct PollFrame {
     pub stack_pointer: u64,
     /// Address of the task's header.
     pub task: u64,
+    /// Tokio's own number of the task, 0 where it is not known.
+    pub task_id: u64,
     /// Where it will return to.
     pub return_addr: u64,
     /// When `block_in_place` handed the worker's core off, else 0.
@@ -693,6 +884,54 @@ pub struct AcquireCall {
     pub queued: u64,
 }
 
+/// A function with a return probe that a thread has entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Entered {
+    /// Stack pointer at its entry.
+    pub stack_pointer: u64,
+    /// Where it returns to.
+    pub return_address: u64,
+}
+
+/// [`Early`] is a CPU sample.
+pub const EARLY_SAMPLE: u32 = 1;
+/// An off-CPU interval.
+pub const EARLY_OFF_CPU: u32 = 2;
+/// A lock wait.
+pub const EARLY_LOCK_WAIT: u32 = 3;
+
+/// What was seen of a poll before its sampling age: kept until it reaches that, dropped if it never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Early {
+    /// An `EARLY_` code.
+    pub kind: u32,
+    /// A `CAUSE_` or system call number; an `OUTCOME_` code of a lock wait.
+    pub code: u32,
+    /// When it began.
+    pub start_ns: u64,
+    /// When it was, or ended.
+    pub at_ns: u64,
+    /// Where.
+    pub stack: u64,
+    /// As in [`OffCpu`].
+    pub runnable_ns: u64,
+    /// The raw lock's address.
+    pub lock: u64,
+    /// As in [`LockWait`].
+    pub handover_ns: u64,
+    /// As in [`LockWait`].
+    pub releases: u32,
+    /// A `LOCK_` code.
+    pub operation: u32,
+    /// The holder that took most of it.
+    pub holder: WaitHolder,
+}
+
+/// How many are kept of one poll. A power of two: the kernel side masks indices with it.
+pub const EARLY: usize = 8;
+
 /// Locks that one poll can have acquired, for [`Thread::acquired`]. A power of two.
 pub const ACQUIRED: usize = 4;
 
@@ -719,14 +958,26 @@ pub struct Thread {
     pub woken_ns: u64,
     /// Stack at the switch-out; 0 when no stack could be stored.
     pub off_cpu_stack: u64,
+    /// As in [`OffCpu`].
+    pub off_cpu_cause: u32,
+    /// How many of `early` are valid.
+    pub early_count: u32,
     /// Polls under way, outermost first.
     pub polls: [PollFrame; POLL_DEPTH],
     /// Lock waits under way, outermost first.
     pub locks: [LockFrame; LOCK_DEPTH],
     /// The call of `Acquire::poll` under way.
     pub acquire_call: AcquireCall,
+    /// The last function with a return probe.
+    pub entered: Entered,
     /// What the active poll has acquired after waiting; the oldest make room.
     pub acquired: [Acquired; ACQUIRED],
+    /// What was seen of the active poll while it was young, in that order.
+    pub early: [Early; EARLY],
+    /// What its polls did since the last [`WorkerSlice`].
+    pub slice: Slice,
+    /// When it fell asleep outside of scheduler polls, else 0.
+    pub parked_since_ns: u64,
     /// How many acquisitions that were, with those that made room.
     pub acquisitions: u32,
     /// The thread's process, in the initial PID namespace.
@@ -802,21 +1053,50 @@ mod tests {
 
     /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
     #[test]
-    fn event_sizes_are_those_of_wire_version_3() {
-        assert_eq!(WIRE_VERSION, 3);
+    fn event_sizes_are_those_of_wire_version_4() {
+        assert_eq!(WIRE_VERSION, 4);
         assert_eq!(size_of::<EventHeader>(), 16);
         assert_eq!(size_of::<ThreadSeen>(), 32);
         assert_eq!(size_of::<ReturnSite>(), 32);
-        assert_eq!(size_of::<CpuSample>(), 40);
-        assert_eq!(size_of::<OffCpu>(), 48);
-        assert_eq!(size_of::<LongPoll>(), 72);
+        assert_eq!(size_of::<CpuSample>(), 48);
+        assert_eq!(size_of::<OffCpu>(), 56);
+        assert_eq!(size_of::<LongPoll>(), 80);
         assert_eq!(size_of::<LockWait>(), 176);
         assert_eq!(size_of::<Hold>(), 80);
+        assert_eq!(size_of::<TaskDelay>(), 56);
+        assert_eq!(size_of::<WorkerSlice>(), 88);
         assert_eq!(size_of::<ProcessExec>(), 16);
         assert_eq!(size_of::<CodeUnmapped>(), 24);
         assert_eq!(size_of::<Stack>(), 8 + 8 * STACK_FRAMES);
         assert_eq!(size_of::<ShortStack>(), 8 + 8 * SHORT_STACK_FRAMES);
         assert_eq!(size_of::<unwind::Rule>(), 24);
+    }
+
+    /// Each duration is in the bucket that begins at or below it and is no wider than 1/32 of it.
+    #[test]
+    fn buckets_of_durations() {
+        for ns in [
+            256_u64,
+            257,
+            1_000,
+            5_000_000,
+            5_100_000,
+            123_456_789,
+            1 << 39,
+        ] {
+            let bucket = duration_bucket(ns, ns.ilog2());
+            let (from, to) = (
+                duration_bucket_start(bucket),
+                duration_bucket_start(bucket + 1),
+            );
+            assert!(from <= ns && ns < to, "{ns} is in {from}..{to}");
+            assert!((to - from) * 32 <= from, "{from}..{to}");
+        }
+        assert_eq!(duration_bucket(255, 7), 0);
+        assert_eq!(duration_bucket(256, 8), 1);
+        assert_eq!(duration_bucket((1 << 40) - 1, 39), DURATION_BUCKETS - 1);
+        assert_eq!(duration_bucket(1 << 40, 40), DURATION_BUCKETS - 1);
+        assert_eq!(duration_bucket(u64::MAX, 63), DURATION_BUCKETS - 1);
     }
 
     /// What the kernel writes is read back field by field.

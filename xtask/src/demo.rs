@@ -66,6 +66,7 @@ pub fn run() -> Result<()> {
         ("lockwait.svg", "who waited for which lock"),
         ("lockholder.svg", "who held it meanwhile"),
         ("lockpairs.svg", "both"),
+        ("oncpu.svg", "what all CPU time went into"),
         ("report.json", "all of it, for programs"),
         (
             "capture.holdup",

@@ -11,7 +11,7 @@ use crate::demo::Target;
 use crate::{command, packages, workloads, workspace};
 
 /// Name, the workload's arguments, and holdup's.
-const RECORDINGS: [(&str, &[&str], &[&str]); 18] = [
+const RECORDINGS: [(&str, &[&str], &[&str]); 21] = [
     ("mutex", &["--scenario", "mutex"], &[]),
     ("rwlock", &["--scenario", "rwlock"], &[]),
     ("upgrade", &["--scenario", "upgrade"], &[]),
@@ -50,6 +50,13 @@ const RECORDINGS: [(&str, &[&str], &[&str]); 18] = [
     ("mixed", &["--scenario", "mixed"], &[]),
     ("crypto", &["--scenario", "crypto"], &[]),
     ("sleep", &["--scenario", "sleep"], &[]),
+    ("anatomy", &["--scenario", "anatomy"], &[]),
+    ("queue", &["--scenario", "queue"], &[]),
+    (
+        "spawn-blocking",
+        &["--scenario", "spawn-blocking,short"],
+        &[],
+    ),
 ];
 
 /// Long enough for each scenario to show itself and for a thread to be stuck, short enough for a capture to be small.

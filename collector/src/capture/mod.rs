@@ -28,6 +28,7 @@ use crate::event::{
     CodeAddr, Event, HoldTotals, LockWaitTotals, Nanos, PairTotals, Pid, RawStack, SiteClass,
     StackId, Timestamp,
 };
+use crate::histogram::Histogram;
 use crate::stuck::StuckWait;
 use crate::symbolize::SymbolTable;
 
@@ -142,6 +143,12 @@ pub struct Meta {
     pub sample_after: Nanos,
     /// CPU samples for each second and CPU.
     pub frequency_hz: u32,
+    /// Of these, every so many are a sample of whatever ran; 0 for none.
+    pub grid_ticks: u32,
+    /// The delays of one of so many tasks were looked at.
+    pub one_task_of: u32,
+    /// Tasks have numbers.
+    pub has_task_ids: bool,
     /// What stacks are walked with.
     #[serde(default)]
     pub unwind_tables: UnwindTables,
@@ -204,6 +211,25 @@ pub struct PollSite {
     pub total: Nanos,
     /// The longest.
     pub max: Nanos,
+    /// How many took how long.
+    pub durations: Histogram,
+    /// Different tasks among them, as far as they were not forgotten meanwhile.
+    pub tasks: u64,
+    /// From a task's being woken to its poll, of those tasks whose delays are looked at.
+    pub delays: Delays,
+}
+
+/// From tasks' being woken to their polls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delays {
+    /// How many.
+    pub count: u64,
+    /// Their summed duration.
+    pub total: Nanos,
+    /// The longest.
+    pub max: Nanos,
+    /// Entry i counts delays of 2^i up to (excluding) 2^(i+1) ns; the last one is open.
+    pub log2_histogram: Vec<u64>,
 }
 
 /// A return address of polls.

@@ -497,6 +497,8 @@ fn extent(event: &Event) -> Option<(Timestamp, Timestamp)> {
         Event::LockWait(wait) => Some((wait.start, wait.end)),
         // It may have begun long before the recording.
         Event::Hold(hold) => Some((hold.end, hold.end)),
+        Event::TaskDelay(delay) => Some((delay.woken, delay.end)),
+        Event::WorkerSlice(slice) => Some((slice.start, slice.end)),
     }
 }
 

@@ -4,6 +4,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
 use crate::event::{LockAddr, LockOperation, Tid, WalkOutcome};
+use crate::histogram::Histogram;
 use crate::stuck::{HolderEvidence, StuckHolder, Waited};
 use crate::symbolize::Frame;
 
@@ -24,6 +25,9 @@ fn meta() -> Meta {
         sample_after: Nanos(1_250),
         attach: Nanos(20_000_000),
         frequency_hz: 997,
+        grid_ticks: 10,
+        one_task_of: 1,
+        has_task_ids: true,
         unwind_tables: UnwindTables::default(),
     }
 }
@@ -45,6 +49,8 @@ fn sample(tid: u32) -> wire::CpuSample {
         poll_start_ns: 1_500,
         stack: 9,
         class: wire::CLASS_SCHEDULER,
+        site: 0,
+        flags: 0,
         zero: 0,
     }
 }
@@ -111,6 +117,9 @@ fn rest() -> Rest {
             polls: 11,
             total: Nanos(20_000),
             max: Nanos(9_000),
+            durations: Histogram::new(&[0, 3, 8]),
+            tasks: 2,
+            delays: Delays::default(),
         }],
         return_sites: vec![ReturnSite {
             return_addr: CodeAddr(0x77),
@@ -262,6 +271,8 @@ fn what_is_under_way_counts_once() {
         start_ns,
         runnable_ns: 0,
         stack: 0,
+        cause: wire::CAUSE_PREEMPTED,
+        zero: 0,
     };
     let wait = wire::LockWait {
         header: header(wire::EVENT_LOCK_WAIT, END),

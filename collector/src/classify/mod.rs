@@ -4,11 +4,13 @@
 //! user's business, not the program's.
 #![forbid(unsafe_code)]
 
+mod asleep;
 mod rules;
 mod witness;
 
 use serde::{Deserialize, Serialize};
 
+pub use asleep::{Asleep, SleepKind};
 pub use rules::{Rules, RulesError};
 
 use crate::symbolize::Frame;

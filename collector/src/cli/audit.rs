@@ -17,7 +17,7 @@ use super::{Exit, Failure, say};
 use crate::audit::{Inventory, Names, TOO_LONG, inventory_of, markdown, measure};
 use crate::capture::{self, Capture, EndReason};
 use crate::event::Nanos;
-use crate::probe::Config;
+use crate::probe::{Config, grid_ticks};
 use crate::record::Options;
 use crate::report;
 use crate::target::doctor::Host;
@@ -132,6 +132,8 @@ impl Args {
                 sample_after: Nanos(TOO_LONG.0 / 4),
                 frequency_hz: self.frequency,
                 sample_everything: true,
+                grid_ticks: grid_ticks(self.frequency),
+                one_task_of: 1,
                 ..Config::default()
             },
             debug_sources: self.debug.sources(),

@@ -18,7 +18,7 @@ use super::{Exit, Failure};
 use crate::capture;
 use crate::event::{Nanos, Pid};
 use crate::follow::BEGUN;
-use crate::probe::Config;
+use crate::probe::{Config, grid_ticks};
 use crate::record::{self, Options};
 use crate::report;
 use crate::target::{Process, TargetError};
@@ -63,6 +63,7 @@ impl Args {
                 threshold,
                 sample_after: Nanos(threshold.0 / 4),
                 frequency_hz: self.frequency,
+                grid_ticks: grid_ticks(self.frequency),
                 ..Config::default()
             },
             debug_sources: self.debug.sources(),

@@ -80,6 +80,7 @@ impl OutputFolder {
                 "lockpairs.svg",
                 drawn(&report.lock_pairs, "lock wait by holder and waiter")?,
             ),
+            ("oncpu.svg", drawn(&report.on_cpu, "CPU time (estimated)")?),
             ("report.json", render::json(report)),
         ];
         let mut written = Vec::new();

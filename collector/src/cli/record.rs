@@ -16,7 +16,7 @@ use super::{Exit, Failure, say};
 use crate::capture::{self, CaptureError, EndReason};
 use crate::classify::Rules;
 use crate::event::Nanos;
-use crate::probe::{Config, ProbeError};
+use crate::probe::{Config, ProbeError, grid_ticks};
 use crate::record::{self, News, Options, RecordError};
 use crate::render;
 use crate::report;
@@ -40,13 +40,17 @@ pub struct Args {
     /// A poll of at least this long is a long poll
     #[arg(long, default_value = "5ms", value_parser = threshold)]
     threshold: Duration,
-    /// CPU samples for each second; they cost nothing while no poll is long
+    /// CPU samples for each second and CPU, inside polls; about a hundred of them also elsewhere
     #[arg(long, default_value_t = Config::default().frequency_hz, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
     /// See also locks that nobody waits for, and exactly how long each is held: a probe in every fast path of
     /// parking_lot's and std's locks that debug information tells of, at half a microsecond for each use of a lock
     #[arg(long)]
     uncontended: bool,
+    /// Look at the delays of one of so many tasks (a power of two): a wake costs a microsecond, and two thirds of that if its
+    /// task is not looked at. 0 for none: then wakes cost nothing, and nobody knows who had to wait
+    #[arg(long, default_value_t = Config::default().one_task_of, value_parser = one_task_of)]
+    one_task_of: u32,
     /// A thread that waits for one lock for so long is told of at once
     #[arg(long, default_value = "10s", value_parser = stuck_after)]
     stuck_after: Duration,
@@ -91,6 +95,14 @@ fn stuck_after(text: &str) -> Result<Duration, String> {
     Ok(after)
 }
 
+fn one_task_of(text: &str) -> Result<u32, String> {
+    let tasks: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if !(tasks == 0 || tasks.is_power_of_two()) || tasks > 1 << 16 {
+        return Err("a power of two, from 1 to 65536, or 0".to_owned());
+    }
+    Ok(tasks)
+}
+
 fn ring_buffer_bytes(text: &str) -> Result<u32, String> {
     let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
     if !bytes.is_power_of_two() || !(4096..=1 << 30).contains(&bytes) {
@@ -121,6 +133,8 @@ impl Args {
                 ring_buffer_bytes: self.ring_buffer_bytes,
                 uprobe_multi: !self.no_uprobe_multi,
                 sample_everything: false,
+                grid_ticks: grid_ticks(self.frequency),
+                one_task_of: self.one_task_of,
             },
             debug_sources: self.debug.sources(),
             uncontended: self.uncontended,

@@ -10,8 +10,8 @@
 //!
 //! On-CPU time is the duration without the other three. Each interval and wait carries its own exact time;
 //! on-CPU time is shared out over the samples, all of which stand for the same stretch of CPU time, and
-//! those of the first stretches carry the nanoseconds that are left over. Time of which only a sum is known
-//! (before the sampling age the kernel side writes no events, and events can be lost) is a share of its own.
+//! those of the first stretches carry the nanoseconds that are left over. Time of which only a sum is known (before the
+//! sampling age the kernel side keeps only so many events, and events can be lost) is a share of its own.
 //! So the shares add up to the duration, always.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::polls::Parts;
-use crate::event::{LockAddr, LockOperation, LongPoll, Nanos, StackId, Timestamp};
+use crate::event::{LockAddr, LockOperation, LongPoll, Nanos, OffCpuCause, StackId, Timestamp};
 
 /// What a thread was doing for a part of a long poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub enum Evidence {
     Stack,
     /// It was seen, but its stack could not be read or stored.
     NoStack,
-    /// It is known from sums only: before the sampling age, lost, or no sample hit it.
+    /// It is known from sums only: one of too many early in the poll, lost, or no sample hit it.
     NoEvent,
 }
 
@@ -60,6 +60,8 @@ pub struct Share {
     pub lock: Option<(LockAddr, LockOperation)>,
     /// Where its holder released it.
     pub holder_stack: Option<StackId>,
+    /// Of sleep, what for, where that was told.
+    pub cause: Option<OffCpuCause>,
     /// How long.
     pub time: Nanos,
     /// Samples, intervals or waits behind it.
@@ -102,7 +104,11 @@ impl PollAnatomy {
                 let (inside, behind) = clip(&poll, from, to);
                 // The kernel side's sum goes on behind an end that was cut.
                 *sum = sum.saturating_sub(behind);
-                known.push((Key::new(activity, interval.stack), inside));
+                let key = Key {
+                    cause: (activity == Activity::Sleep).then_some(interval.cause),
+                    ..Key::new(activity, interval.stack)
+                };
+                known.push((key, inside));
             }
         }
         for wait in &parts.waits {
@@ -189,6 +195,7 @@ struct Key {
     stack: Option<StackId>,
     lock: Option<(LockAddr, LockOperation)>,
     holder_stack: Option<StackId>,
+    cause: Option<OffCpuCause>,
 }
 
 impl Key {
@@ -203,6 +210,7 @@ impl Key {
             stack,
             lock: None,
             holder_stack: None,
+            cause: None,
         }
     }
 
@@ -239,6 +247,7 @@ impl Shares {
                 stack: key.stack,
                 lock: key.lock,
                 holder_stack: key.holder_stack,
+                cause: key.cause,
                 time,
                 events,
             })

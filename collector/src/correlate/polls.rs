@@ -70,6 +70,8 @@ pub fn join<'a>(events: impl IntoIterator<Item = &'a Event>) -> Joined {
                 polls.push(PollAnatomy::new(*poll, &parts));
             }
             Event::Hold(_)
+            | Event::TaskDelay(_)
+            | Event::WorkerSlice(_)
             | Event::ThreadSeen { .. }
             | Event::ReturnSite { .. }
             | Event::ProcessExec { .. } => {}
@@ -87,8 +89,8 @@ mod tests {
     use super::super::{Activity, Evidence, Share};
     use super::*;
     use crate::event::{
-        CodeAddr, Exactness, LockAddr, LockOperation, LockOutcome, LongPoll, Nanos, SiteId,
-        StackId, TaskAddr, WaitHolder,
+        CodeAddr, Exactness, LockAddr, LockOperation, LockOutcome, LongPoll, Nanos, OffCpuCause,
+        SiteId, StackId, TaskAddr, WaitHolder,
     };
 
     const TID: Tid = Tid(7);
@@ -101,6 +103,7 @@ mod tests {
             start: START,
             end: Timestamp(START.0 + ms * MS),
             task: TaskAddr(1),
+            task_id: None,
             site: SiteId(0),
             return_addr: CodeAddr(2),
             exactness: Exactness::Exact,
@@ -121,6 +124,8 @@ mod tests {
             tid: TID,
             poll_start: Some(START),
             class: PollClass::Scheduler,
+            site: None,
+            on_grid: false,
             at: at(ms),
             stack: (stack != 0).then_some(StackId(stack)),
         })
@@ -134,6 +139,7 @@ mod tests {
             end: at(to),
             runnable: Nanos(runnable * MS),
             stack: Some(StackId(stack)),
+            cause: OffCpuCause::Fault,
         })
     }
 
@@ -334,6 +340,8 @@ mod tests {
             tid: Tid(8),
             poll_start: Some(START),
             class: PollClass::Scheduler,
+            site: None,
+            on_grid: false,
             at: at(3),
             stack: Some(StackId(9)),
         });
@@ -341,6 +349,8 @@ mod tests {
             tid: TID,
             poll_start: Some(Timestamp(START.0 + 1)),
             class: PollClass::Scheduler,
+            site: None,
+            on_grid: false,
             at: at(3),
             stack: Some(StackId(9)),
         });

@@ -14,8 +14,9 @@ pub use unfinished::{Unfinished, Window, unfinished};
 
 use crate::event::{
     CodeAddr, CpuSample, Event, Exactness, Hold, HoldEvidence, HoldTotals, LockAddr, LockOperation,
-    LockOutcome, LockWait, LockWaitTotals, LongPoll, Nanos, OffCpu, PairTotals, PollClass, SiteId,
-    StackId, TaskAddr, Tid, Timestamp, WaitHolder,
+    LockOutcome, LockWait, LockWaitTotals, LongPoll, Nanos, OffCpu, OffCpuCause, PairTotals,
+    PollClass, SiteId, StackId, TaskAddr, TaskDelay, TaskId, Tid, Timestamp, WaitHolder,
+    WorkerSlice,
 };
 
 /// Why a record is skipped.
@@ -60,6 +61,12 @@ pub fn event(record: &[u8]) -> Result<Event, DecodeError> {
         wire::EVENT_LONG_POLL => long_poll(whole(&header, record)?)?,
         wire::EVENT_LOCK_WAIT => lock_wait(whole(&header, record)?)?,
         wire::EVENT_HOLD => hold(whole(&header, record)?)?,
+        wire::EVENT_TASK_DELAY => task_delay(whole(&header, record)?)?,
+        wire::EVENT_WORKER_SLICE => {
+            let told: wire::WorkerSlice = whole(&header, record)?;
+            let (start, end) = in_order(&header, told.slice.start_ns)?;
+            Event::WorkerSlice(worker_slice(Tid(header.tid), start, end, &told.slice))
+        }
         wire::EVENT_PROCESS_EXEC => {
             let exec: wire::ProcessExec = whole(&header, record)?;
             Event::ProcessExec {
@@ -106,14 +113,20 @@ fn cpu_sample(sample: wire::CpuSample) -> Event {
     Event::CpuSample(CpuSample {
         tid: Tid(sample.header.tid),
         poll_start: (sample.poll_start_ns != 0).then_some(Timestamp(sample.poll_start_ns)),
-        class: match sample.class {
-            wire::CLASS_SCHEDULER => PollClass::Scheduler,
-            wire::CLASS_BLOCKING => PollClass::Blocking,
-            _ => PollClass::Unknown,
-        },
+        class: poll_class(sample.class),
+        site: (sample.site != wire::NO_SITE).then_some(SiteId(sample.site)),
+        on_grid: sample.flags & wire::SAMPLE_ON_GRID != 0,
         at: Timestamp(sample.header.at_ns),
         stack: stack(sample.stack),
     })
+}
+
+fn poll_class(code: u32) -> PollClass {
+    match code {
+        wire::CLASS_SCHEDULER => PollClass::Scheduler,
+        wire::CLASS_BLOCKING | wire::CLASS_WORKER => PollClass::Blocking,
+        _ => PollClass::Unknown,
+    }
 }
 
 fn off_cpu(interval: wire::OffCpu) -> Result<Event, DecodeError> {
@@ -125,7 +138,18 @@ fn off_cpu(interval: wire::OffCpu) -> Result<Event, DecodeError> {
         end,
         runnable: Nanos(interval.runnable_ns).min(end.since(start)),
         stack: stack(interval.stack),
+        cause: off_cpu_cause(interval.cause),
     }))
+}
+
+fn off_cpu_cause(code: u32) -> OffCpuCause {
+    match code {
+        wire::CAUSE_PREEMPTED => OffCpuCause::Preempted,
+        wire::CAUSE_FAULT => OffCpuCause::Fault,
+        wire::CAUSE_CONDVAR => OffCpuCause::Condvar,
+        wire::CAUSE_UNKNOWN => OffCpuCause::Unknown,
+        number => OffCpuCause::SystemCall(number),
+    }
 }
 
 fn long_poll(poll: wire::LongPoll) -> Result<Event, DecodeError> {
@@ -136,6 +160,7 @@ fn long_poll(poll: wire::LongPoll) -> Result<Event, DecodeError> {
         start,
         end,
         task: TaskAddr(poll.task),
+        task_id: task_id(poll.task_id),
         site: SiteId(poll.site),
         return_addr: CodeAddr(poll.return_addr),
         exactness: if has(wire::POLL_STILL_RUNNING) {
@@ -176,12 +201,14 @@ fn wait_holders(wait: &wire::LockWait) -> [Option<WaitHolder>; wire::WAIT_HOLDER
     let mut holders = wait.holders;
     // Those that are none come last.
     holders.sort_by_key(|holder| (holder.tid == 0, holder.nth));
-    holders.map(|holder| {
-        (holder.tid != 0).then_some(WaitHolder {
-            tid: Tid(holder.tid),
-            held: Nanos(holder.held_ns),
-            stack: stack(holder.stack),
-        })
+    holders.map(|holder| wait_holder(&holder))
+}
+
+fn wait_holder(holder: &wire::WaitHolder) -> Option<WaitHolder> {
+    (holder.tid != 0).then_some(WaitHolder {
+        tid: Tid(holder.tid),
+        held: Nanos(holder.held_ns),
+        stack: stack(holder.stack),
     })
 }
 
@@ -205,6 +232,36 @@ fn hold(hold: wire::Hold) -> Result<Event, DecodeError> {
         task: task(hold.task),
         poll_start: (hold.poll_start_ns != 0).then_some(Timestamp(hold.poll_start_ns)),
     }))
+}
+
+fn task_delay(delay: wire::TaskDelay) -> Result<Event, DecodeError> {
+    let (woken, end) = in_order(&delay.header, delay.woken_ns)?;
+    Ok(Event::TaskDelay(TaskDelay {
+        tid: Tid(delay.header.tid),
+        woken,
+        end,
+        task: TaskAddr(delay.task),
+        task_id: task_id(delay.task_id),
+        site: SiteId(delay.site),
+        waker: Tid(delay.waker_tid),
+        local: delay.flags & wire::DELAY_LOCAL != 0,
+    }))
+}
+
+fn worker_slice(tid: Tid, start: Timestamp, end: Timestamp, slice: &wire::Slice) -> WorkerSlice {
+    WorkerSlice {
+        tid,
+        start,
+        end,
+        polls: slice.polls,
+        busy: Nanos(slice.busy_ns),
+        longest: Nanos(slice.longest_ns),
+        parked: Nanos(slice.parked_ns),
+        blocking_polls: slice.blocking_polls,
+        blocking: Nanos(slice.blocking_ns),
+        stolen: slice.stolen,
+        is_worker: slice.is_worker != 0,
+    }
 }
 
 /// One entry of the lock wait aggregation.
@@ -271,6 +328,10 @@ fn in_order(
         return Err(DecodeError::EndsBeforeStart(header.kind));
     }
     Ok((Timestamp(start_ns), Timestamp(header.at_ns)))
+}
+
+fn task_id(number: u64) -> Option<TaskId> {
+    (number != 0).then_some(TaskId(number))
 }
 
 fn task(header: u64) -> Option<TaskAddr> {

@@ -15,6 +15,7 @@ fn long_poll_record() -> wire::LongPoll {
         header: header(wire::EVENT_LONG_POLL, 9_000),
         start_ns: 1_000,
         task: 0x10,
+        task_id: 5,
         return_addr: 0x20,
         run_queue_ns: 1,
         sleep_ns: 2,
@@ -162,14 +163,14 @@ fn records_that_are_not_understood() {
         Err(DecodeError::WrongLength {
             kind: wire::EVENT_LONG_POLL,
             length,
-            expected: 72,
+            expected: 80,
         })
     };
-    assert_eq!(event(&bytes), wrong(73));
-    assert_eq!(event(&bytes[..71]), wrong(71));
+    assert_eq!(event(&bytes), wrong(81));
+    assert_eq!(event(&bytes[..79]), wrong(79));
     // Shifted by one byte, so that no field is aligned.
     bytes.insert(0, 0);
-    assert!(event(&bytes[1..73]).is_ok());
+    assert!(event(&bytes[1..81]).is_ok());
 }
 
 /// Codes of a newer kernel side, and intervals that run backwards, are errors too.
@@ -231,6 +232,59 @@ fn a_poll_still_running_is_a_lower_bound() {
     assert_eq!(poll.exactness, Exactness::LowerBound);
     assert_eq!(poll.end, WINDOW.end);
     assert_eq!((poll.sleep, poll.run_queue), (Nanos(2_100), Nanos(1_000)));
+}
+
+/// What was kept of a poll while it was young is told with it.
+#[test]
+fn what_a_poll_still_running_did_early() {
+    let mut thread = thread_in_one_poll(2_000);
+    thread.polls[0].task_id = 12;
+    thread.polls[0].site = 3;
+    thread.early_count = 4;
+    thread.early[0] = wire::Early {
+        kind: wire::EARLY_SAMPLE,
+        at_ns: 2_100,
+        stack: 5,
+        ..wire::Early::new_zeroed()
+    };
+    thread.early[1] = wire::Early {
+        kind: wire::EARLY_OFF_CPU,
+        code: wire::CAUSE_FAULT,
+        start_ns: 2_200,
+        at_ns: 2_300,
+        runnable_ns: 40,
+        ..wire::Early::new_zeroed()
+    };
+    thread.early[2] = wire::Early {
+        kind: wire::EARLY_LOCK_WAIT,
+        code: wire::OUTCOME_ACQUIRED,
+        start_ns: 2_400,
+        at_ns: 2_500,
+        lock: 0xa,
+        operation: wire::LOCK_MUTEX,
+        ..wire::Early::new_zeroed()
+    };
+    let Unfinished { events, .. } = unfinished(&thread, WINDOW, always_watched);
+    // The fourth one is of no kind.
+    let [
+        Event::CpuSample(sample),
+        Event::OffCpu(interval),
+        Event::LockWait(wait),
+        Event::LongPoll(poll),
+    ] = events.as_slice()
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!(
+        (sample.at, sample.site),
+        (Timestamp(2_100), Some(SiteId(3)))
+    );
+    assert_eq!(sample.poll_start, Some(poll.start));
+    assert_eq!(interval.cause, OffCpuCause::Fault);
+    assert_eq!(interval.runnable, Nanos(40));
+    assert_eq!(wait.lock, LockAddr(0xa));
+    assert_eq!(wait.holders, [None; wire::WAIT_HOLDERS]);
+    assert_eq!(poll.task_id, Some(TaskId(12)));
 }
 
 /// The outermost lock wait under way is the wait; the slow path inside it is part of it.

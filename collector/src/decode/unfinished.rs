@@ -12,10 +12,12 @@
 
 use holdup_probe_ebpf::wire;
 
-use super::{lock_operation, stack};
+use super::{
+    lock_operation, off_cpu_cause, outcome, poll_class, stack, task_id, wait_holder, worker_slice,
+};
 use crate::event::{
-    CodeAddr, Event, Exactness, LockAddr, LockOperation, LockOutcome, LockWait, LongPoll, Nanos,
-    OffCpu, SiteId, TaskAddr, Tid, Timestamp,
+    CodeAddr, CpuSample, Event, Exactness, LockAddr, LockOperation, LockOutcome, LockWait,
+    LongPoll, Nanos, OffCpu, SiteId, TaskAddr, Tid, Timestamp,
 };
 
 /// The recording's bounds, and what is long in it.
@@ -85,6 +87,7 @@ pub fn unfinished(
             start,
             end,
             task: TaskAddr(poll.task),
+            task_id: task_id(poll.task_id),
             site: SiteId(poll.site),
             return_addr: CodeAddr(poll.return_addr),
             exactness: if ends_at_handoff {
@@ -99,6 +102,7 @@ pub fn unfinished(
             lock_wait: Nanos(poll.lock_wait_ns),
         };
         if is_active {
+            result.events.extend(early(thread, poll, window));
             if let Some(interval) = interval.filter(|interval| interval.start >= start) {
                 long.run_queue += interval.runnable;
                 long.sleep += interval
@@ -121,6 +125,7 @@ pub fn unfinished(
         }
         result.events.push(Event::LongPoll(long));
     }
+    result.events.extend(last_slice(thread, active, window));
     if let Some(wait) = wait
         && !wait_is_part
         && wait.end.since(wait.start) >= window.threshold
@@ -133,6 +138,89 @@ pub fn unfinished(
         }));
     }
     result
+}
+
+/// What the thread did since it last told, with the poll or the park that is under way, up to the end.
+fn last_slice(
+    thread: &wire::Thread,
+    active: Option<&wire::PollFrame>,
+    window: Window,
+) -> Option<Event> {
+    let slice = &thread.slice;
+    if !window.includes(slice.start_ns) {
+        return None;
+    }
+    let under_way = |since_ns: u64| {
+        let since = Timestamp(since_ns.max(slice.start_ns));
+        window.end.since(since)
+    };
+    let start = Timestamp(slice.start_ns);
+    let mut last = worker_slice(Tid(thread.tid), start, window.end, slice);
+    if thread.parked_since_ns != 0 {
+        last.parked += under_way(thread.parked_since_ns);
+    }
+    if let Some(poll) = active {
+        let so_far = under_way(poll.start_ns);
+        last.busy += so_far;
+        last.longest = last.longest.max(so_far);
+    }
+    // The record is read a moment after the end.
+    let length = window.end.since(start);
+    last.busy = last.busy.min(length);
+    last.parked = last.parked.min(length.saturating_sub(last.busy));
+    Some(Event::WorkerSlice(last))
+}
+
+/// What was seen of the active poll while it was young, and not told yet.
+fn early(
+    thread: &wire::Thread,
+    poll: &wire::PollFrame,
+    window: Window,
+) -> impl Iterator<Item = Event> {
+    let count = thread.early.len().min(thread.early_count as usize);
+    let kept = thread.early[..count].iter();
+    kept.filter(move |kept| window.includes(kept.at_ns))
+        .filter_map(|kept| early_event(Tid(thread.tid), poll, kept))
+}
+
+fn early_event(tid: Tid, poll: &wire::PollFrame, kept: &wire::Early) -> Option<Event> {
+    let poll_start = Timestamp(poll.start_ns);
+    let (start, end) = (Timestamp(kept.start_ns), Timestamp(kept.at_ns));
+    Some(match kept.kind {
+        wire::EARLY_SAMPLE => Event::CpuSample(CpuSample {
+            tid,
+            poll_start: Some(poll_start),
+            class: poll_class(poll.class),
+            site: Some(SiteId(poll.site)),
+            on_grid: false,
+            at: end,
+            stack: stack(kept.stack),
+        }),
+        wire::EARLY_OFF_CPU if start <= end => Event::OffCpu(OffCpu {
+            tid,
+            poll_start,
+            start,
+            end,
+            runnable: Nanos(kept.runnable_ns).min(end.since(start)),
+            stack: stack(kept.stack),
+            cause: off_cpu_cause(kept.code),
+        }),
+        wire::EARLY_LOCK_WAIT if start <= end => Event::LockWait(LockWait {
+            tid,
+            start,
+            end,
+            lock: LockAddr(kept.lock),
+            operation: lock_operation(kept.operation).ok()?,
+            outcome: outcome(kept.code).ok()?,
+            poll_start: Some(poll_start),
+            waiter_stack: stack(kept.stack),
+            task: None,
+            releases: kept.releases,
+            holders: [wait_holder(&kept.holder), None, None, None],
+            handover: Nanos(kept.handover_ns),
+        }),
+        _ => return None,
+    })
 }
 
 /// The lock wait under way: the outermost slow path that is one. What is inside it is part of it.
@@ -180,5 +268,6 @@ fn off_cpu(thread: &wire::Thread, window: Window) -> Option<OffCpu> {
         end: window.end,
         runnable: window.end.since(Timestamp(runnable_since)),
         stack: stack(thread.off_cpu_stack),
+        cause: off_cpu_cause(thread.off_cpu_cause),
     })
 }

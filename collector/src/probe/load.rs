@@ -38,6 +38,27 @@ pub struct Config {
     pub uprobe_multi: bool,
     /// Sample every thread of the target at any time, not only what may be slow.
     pub sample_everything: bool,
+    /// Sample every thread of the target at every so many ticks of `frequency_hz`; 0 for never.
+    pub grid_ticks: u32,
+    /// Look at the delays of one of so many tasks: a power of two; 0 for none, and then no probe is put on wakes.
+    pub one_task_of: u32,
+}
+
+/// How many ticks of a clock of this frequency are from one sample of everything to the next: about a hundred samples
+/// of each busy CPU in a second, as profilers take by custom.
+pub const fn grid_ticks(frequency_hz: u32) -> u32 {
+    const GRID_HZ: u32 = 100;
+    let ticks = (frequency_hz + GRID_HZ / 2) / GRID_HZ;
+    if ticks == 0 { 1 } else { ticks }
+}
+
+/// What the programs have to know of the target.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Probed {
+    /// Poll instances.
+    pub sites: u32,
+    /// Tokio numbers its tasks, where the programs look for it.
+    pub has_task_ids: bool,
 }
 
 impl Default for Config {
@@ -52,6 +73,8 @@ impl Default for Config {
             ring_buffer_bytes: 8 << 20,
             uprobe_multi: true,
             sample_everything: false,
+            grid_ticks: grid_ticks(997),
+            one_task_of: 1,
         }
     }
 }
@@ -79,6 +102,8 @@ pub enum UprobeProgram {
     AcquireDropped,
     /// Permits are given back.
     PermitsReleased,
+    /// A task is woken.
+    TaskWoken,
     /// Behind the instruction of a lock's fast path; the cookie is a `wire::fast_cookie`.
     FastPath,
 }
@@ -96,6 +121,7 @@ impl UprobeProgram {
             UprobeProgram::AcquireReturn => "acquire_return",
             UprobeProgram::AcquireDropped => "acquire_dropped",
             UprobeProgram::PermitsReleased => "permits_released",
+            UprobeProgram::TaskWoken => "task_woken",
             UprobeProgram::FastPath => "fast_path",
         }
     }
@@ -112,6 +138,7 @@ impl UprobeProgram {
             | UprobeProgram::AcquireReturn
             | UprobeProgram::AcquireDropped => "tasks' lock waits",
             UprobeProgram::PermitsReleased => "tasks' holds",
+            UprobeProgram::TaskWoken => "delays of tasks",
             UprobeProgram::FastPath => "locks that nobody waits for",
         }
     }
@@ -145,16 +172,16 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Makes the maps for a target with `sites` poll instances. Programs are loaded when they are attached, or
+    /// Makes the maps. Programs are loaded when they are attached, or
     /// [meanwhile](Probes::begin_loading).
-    pub fn load(config: &Config, pid: Pid, sites: u32) -> Result<Probes, ProbeError> {
-        Probes::load_for(config, pid, sites, cfg!(target_arch = "aarch64"))
+    pub fn load(config: &Config, pid: Pid, probed: &Probed) -> Result<Probes, ProbeError> {
+        Probes::load_for(config, pid, probed, cfg!(target_arch = "aarch64"))
     }
 
     fn load_for(
         config: &Config,
         pid: Pid,
-        sites: u32,
+        probed: &Probed,
         is_aarch64: bool,
     ) -> Result<Probes, ProbeError> {
         let pid_ns = fs::metadata("/proc/self/ns/pid")
@@ -174,6 +201,9 @@ impl Probes {
             .override_global("THRESHOLD_NS", &config.threshold.0, true)
             .override_global("SAMPLE_AFTER_NS", &config.sample_after.0, true)
             .override_global("SAMPLE", &sample, true)
+            .override_global("GRID_TICKS", &config.grid_ticks, true)
+            .override_global("TASK_MASK", &config.one_task_of.saturating_sub(1), true)
+            .override_global("HAS_TASK_IDS", &u8::from(probed.has_task_ids), true)
             .override_global("TARGET_TGID", &pid.0, true)
             .override_global("PID_NS_DEV", &device, true)
             .override_global("PID_NS_INO", &inode, true)
@@ -193,7 +223,7 @@ impl Probes {
             .override_global("RETURN_INSTANCE_NEXT", &return_probes.instance_next, true)
             .override_global("TASK_OFFSETS", sleepers::offsets(pid).as_bytes(), true)
             .map_max_entries("EVENTS", config.ring_buffer_bytes)
-            .map_max_entries("SITE_TOTALS", sites.max(1))
+            .map_max_entries("SITE_TOTALS", probed.sites.max(1))
             .load(OBJECT)
             .map_err(|error| ProbeError::from_aya("make BPF maps", &error))?;
         let multi_is_there = config.uprobe_multi
@@ -430,8 +460,8 @@ mod tests {
             uprobe_multi,
             ..Config::default()
         };
-        let mut probes =
-            Probes::load(&config, Pid(std::process::id()), 1).expect("maps can be made as root");
+        let mut probes = Probes::load(&config, Pid(std::process::id()), &Probed::default())
+            .expect("maps can be made as root");
         assert_eq!(probes.has_uprobe_multi(), uprobe_multi);
         let bytes = fs::read("/proc/self/exe").expect("this test is readable");
         let elf = crate::target::Elf::parse(&bytes).expect("this test is an ELF file");
@@ -456,6 +486,7 @@ mod tests {
             UprobeProgram::AcquireReturn,
             UprobeProgram::AcquireDropped,
             UprobeProgram::PermitsReleased,
+            UprobeProgram::TaskWoken,
             UprobeProgram::FastPath,
         ] {
             if let Err(error) =
@@ -500,8 +531,9 @@ mod tests {
         let pid = Pid(std::process::id());
         let process = crate::target::Process::open(pid).expect("it is this one");
         for is_aarch64 in [false, true] {
-            let mut probes = Probes::load_for(&Config::default(), pid, 1, is_aarch64)
-                .expect("maps can be made as root");
+            let mut probes =
+                Probes::load_for(&Config::default(), pid, &Probed::default(), is_aarch64)
+                    .expect("maps can be made as root");
             if let Err(error) = probes
                 .attach_scheduler()
                 .and_then(|()| probes.attach_cpu_clock(997))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use zerocopy::{FromBytes, IntoBytes as _};
+use zerocopy::{FromBytes, FromZeros as _, IntoBytes as _};
 
 use super::{ProbeError, Probes, wire};
 use crate::event::{RawStack, WalkOutcome};
@@ -93,11 +93,11 @@ impl Probes {
             .map_err(|error| failed(WRITE, NAME)(&error))
     }
 
-    /// Tells that the `raw::poll` instance at this address runs a worker's loop.
-    pub fn add_core_taker(&mut self, address: u64) -> Result<(), ProbeError> {
-        const NAME: &str = "CORE_TAKERS";
+    /// Tells what sort of blocking task the `raw::poll` instance at this address polls: a `BLOCKING_` code.
+    pub fn add_blocking_poll(&mut self, address: u64, sort: u32) -> Result<(), ProbeError> {
+        const NAME: &str = "BLOCKING_POLLS";
         HashMap::<_, u64, u32>::try_from(self.map_mut(NAME)?)
-            .and_then(|mut map| map.insert(address, 1, 0))
+            .and_then(|mut map| map.insert(address, sort, 0))
             .map_err(|error| failed(WRITE, NAME)(&error))
     }
 
@@ -210,20 +210,13 @@ impl Probes {
 
     /// What was seen of a poll site.
     pub fn site_totals(&self, site: u32) -> Result<wire::PollSiteTotals, ProbeError> {
+        const NAME: &str = "SITE_TOTALS";
         const VALUE: usize = size_of::<wire::PollSiteTotals>();
-        let mut sum = wire::PollSiteTotals {
-            count: 0,
-            total_ns: 0,
-            max_ns: 0,
-        };
-        for cpu in self.per_cpu::<[u8; VALUE]>("SITE_TOTALS", site)? {
-            if let Some(cpu) = read::<wire::PollSiteTotals>(&cpu) {
-                sum.count += cpu.count;
-                sum.total_ns += cpu.total_ns;
-                sum.max_ns = sum.max_ns.max(cpu.max_ns);
-            }
-        }
-        Ok(sum)
+        let failed = failed(READ, NAME);
+        let map: Array<&MapData, [u8; VALUE]> =
+            Array::try_from(self.map(NAME)?).map_err(|error| failed(&error))?;
+        let bytes = map.get(&site, 0).map_err(|error| failed(&error))?;
+        Ok(read(&bytes).unwrap_or_else(wire::PollSiteTotals::new_zeroed))
     }
 
     fn per_cpu<V: aya::Pod>(&self, name: &'static str, index: u32) -> Result<Vec<V>, ProbeError> {

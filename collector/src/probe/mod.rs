@@ -24,7 +24,7 @@ mod watchdog;
 
 pub use clock::now;
 pub use error::ProbeError;
-pub use load::{Config, Probes, UprobePoint, UprobeProgram};
+pub use load::{Config, Probed, Probes, UprobePoint, UprobeProgram, grid_ticks};
 pub use readable::Readable;
 pub use ring::Records;
 pub use sleepers::Sleepers;

@@ -126,7 +126,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::probe::Config;
+    use crate::probe::{Config, Probed};
     use crate::target::Process;
 
     /// A thread that has waited for a message for a while is there, with its time asleep to within the scheduler's
@@ -147,7 +147,8 @@ mod tests {
         let tid = told.recv().expect("it tells");
         let pid = Pid(std::process::id());
         let process = Process::open(pid).expect("it is this one");
-        let mut probes = Probes::load(&Config::default(), pid, 1).expect("maps can be made");
+        let mut probes =
+            Probes::load(&Config::default(), pid, &Probed::default()).expect("maps can be made");
         let sleepers = match probes.sleepers(process.pidfd()) {
             Ok(sleepers) => sleepers,
             Err(error) => panic!("{error}"),

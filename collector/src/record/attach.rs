@@ -17,7 +17,8 @@ pub(super) fn class_code(class: SiteClass) -> u32 {
         SiteClass::MultiThread | SiteClass::CurrentThread | SiteClass::LocalSet => {
             wire::CLASS_SCHEDULER
         }
-        SiteClass::Blocking | SiteClass::Worker => wire::CLASS_BLOCKING,
+        SiteClass::Blocking => wire::CLASS_BLOCKING,
+        SiteClass::Worker => wire::CLASS_WORKER,
         SiteClass::Unknown => wire::CLASS_UNKNOWN,
     }
 }
@@ -31,7 +32,8 @@ pub(super) struct Group {
 
 /// What the plan asks for, in the order in which it is to be attached: unlocks before locks, ends before starts, so
 /// that a wait that is seen has its holder seen.
-pub(super) fn groups(plan: &AttachPlan) -> Vec<Group> {
+pub(super) fn groups(plan: &AttachPlan, config: &probe::Config) -> Vec<Group> {
+    let looks_at_wakes = config.one_task_of != 0;
     let mut groups = Vec::new();
     for family in Family::ALL {
         let mut add = |program, points: Vec<UprobePoint>| {
@@ -88,6 +90,8 @@ pub(super) fn groups(plan: &AttachPlan) -> Vec<Group> {
                 add(UprobeProgram::LockReturn, waits());
                 add(UprobeProgram::LockEnter, waits());
             }
+            Family::Wakes if looks_at_wakes => add(UprobeProgram::TaskWoken, at(&plan.wakes)),
+            Family::Wakes => {}
             Family::TokioSync => {
                 add(UprobeProgram::PermitsReleased, at(&plan.permit_releases));
                 add(UprobeProgram::AcquireDropped, at(&plan.acquire_drops));
@@ -124,6 +128,15 @@ pub(super) fn attach(
     config: &probe::Config,
 ) -> Result<Vec<ProbeFamily>, RecordError> {
     let mut families = plan.families();
+    let wakes = |family: &&mut ProbeFamily| family.name == Family::Wakes.name();
+    if config.one_task_of == 0
+        && let Some(wakes) = families.iter_mut().find(wakes)
+    {
+        wakes.missing.push(MissingProbe {
+            what: UprobeProgram::TaskWoken.what().to_owned(),
+            why: "`--one-task-of 0` leaves them out".to_owned(),
+        });
+    }
     probes.attach_scheduler()?;
     let cpus = probes.attach_cpu_clock(config.frequency_hz)?;
     let attached = |name: &str, attached: u32| ProbeFamily {

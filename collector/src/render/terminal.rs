@@ -4,8 +4,12 @@
 use std::fmt::{self, Write as _};
 
 use crate::capture::EndReason;
-use crate::event::Nanos;
-use crate::report::{Activity, CallSite, HoldTotalsEntry, LockShape, LockTypeEntry, Report};
+use crate::event::{Nanos, SiteClass};
+use crate::report::words::count;
+use crate::report::{
+    Activity, CallSite, HoldTotalsEntry, LockShape, LockTypeEntry, Report, TaskTypeEntry,
+    WorkerRole,
+};
 
 /// Columns that text is wrapped to.
 const COLUMNS: usize = 100;
@@ -48,6 +52,8 @@ pub fn terminal(report: &Report, color: bool) -> String {
     let _ = summary(&mut out, report, style);
     let _ = findings(&mut out, report, style);
     let _ = call_sites(&mut out, report, style);
+    let _ = task_types(&mut out, report, style);
+    let _ = workers(&mut out, report, style);
     let _ = locks(&mut out, report, style);
     let _ = coverage(&mut out, report, style);
     out
@@ -156,6 +162,99 @@ fn call_sites(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         )?;
     }
     rest(out, report.call_sites.len())
+}
+
+fn task_types(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    // A worker's loop is polled once, for ever.
+    let is_task = |entry: &&TaskTypeEntry| entry.class != SiteClass::Worker;
+    let types: Vec<&TaskTypeEntry> = report.task_types.iter().filter(is_task).collect();
+    if types.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{}",
+        style.bold("Polls by type of task, most time first")
+    )?;
+    writeln!(
+        out,
+        "{}",
+        style.dim("   total    polls  tasks   median      99%  longest   long  task")
+    )?;
+    for entry in types.iter().take(ROWS) {
+        let (pool, tasks) = match entry.class {
+            SiteClass::Blocking => ("[pool] ", "-".to_owned()),
+            _ => (
+                "",
+                format!("{}{}", entry.tasks_certainty.sign(), entry.tasks),
+            ),
+        };
+        writeln!(
+            out,
+            "{:>8}  {:>7}  {:>5}  {:>7}  {:>7}  {:>7}  {:>5}  {pool}{}",
+            duration(entry.total_ns),
+            entry.polls,
+            tasks,
+            duration(entry.p50_ns),
+            duration(entry.p99_ns),
+            duration(entry.max_ns),
+            entry.long_polls,
+            cut(&shown(&entry.task_name), COLUMNS - 60 - pool.len()),
+        )?;
+    }
+    rest(out, types.len())
+}
+
+fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
+    if report.workers.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", style.bold("Threads of the runtime"))?;
+    writeln!(
+        out,
+        "{}",
+        style.dim(" busy  parked    polls    longest  stolen  thread")
+    )?;
+    let (pool, workers): (Vec<_>, Vec<_>) = report
+        .workers
+        .iter()
+        .partition(|entry| entry.role == WorkerRole::BlockingPool);
+    for entry in workers.iter().take(ROWS) {
+        let percent = |ns: Nanos| ns.0 as f64 * 100.0 / entry.observed_ns.0.max(1) as f64;
+        writeln!(
+            out,
+            "{:>4.0}%  {:>5.0}%  {:>7}  {:>9}  {:>6}  {} ({})",
+            percent(entry.busy_ns),
+            percent(entry.parked_ns),
+            entry.polls,
+            duration(entry.longest_ns),
+            entry.stolen,
+            shown(entry.thread.as_deref().unwrap_or("?")),
+            entry.tid,
+        )?;
+    }
+    rest(out, workers.len())?;
+    let of_pool = |entry: &&TaskTypeEntry| entry.class == SiteClass::Blocking;
+    let waited = report.task_types.iter().filter(of_pool);
+    let waited = waited.filter(|entry| entry.delays.count > 0);
+    let waited = waited.map(|entry| entry.delays.max_ns).max();
+    let tasks = report.workers.iter().map(|entry| entry.blocking_tasks);
+    let tasks = tasks.fold(0, u64::saturating_add);
+    if tasks > 0 {
+        let ran: Nanos = report.workers.iter().map(|entry| entry.blocking_ns).sum();
+        let text = format!(
+            "Blocking pool: {} ran for {} on {}; {}.",
+            count(tasks, "task"),
+            duration(ran),
+            count(pool.len() as u64, "thread"),
+            match waited {
+                Some(waited) => format!("the longest wait for a thread was {}", duration(waited)),
+                None => "how long they waited for a thread was not seen".to_owned(),
+            }
+        );
+        wrapped(out, "  ", "    ", &text)?;
+    }
+    Ok(())
 }
 
 fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use super::asleep;
 use super::flames::LockNames;
 use super::groups::PollGroup;
 use super::stacks::{SiteKey, parse_hex};
@@ -71,9 +72,15 @@ pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
 fn of_group(check: &dyn Check, group: &PollGroup, sentence: String) -> Finding {
     Finding {
         check: check.name().to_owned(),
-        sentence,
+        sentence: match delayed(group) {
+            Some(delayed) => format!("{sentence} {delayed}"),
+            None => sentence,
+        },
         explanation: check.summary().to_owned(),
-        harm_ns: group.total,
+        harm_ns: group.total
+            + group
+                .victims
+                .map_or(Nanos::ZERO, |victims| victims.delay_ns),
         certainty: group.certainty,
         count: group.polls.len() as u64,
         longest_ns: group.longest,
@@ -83,6 +90,8 @@ fn of_group(check: &dyn Check, group: &PollGroup, sentence: String) -> Finding {
         holders: (group.activity == Activity::LockWait).then(|| group.holders.clone()),
         tasks: group.tasks.clone(),
         anatomy: Some(group.anatomy),
+        asleep: group.asleep.clone(),
+        victims: group.victims,
         long_polls: group.polls.clone(),
     }
 }
@@ -117,6 +126,22 @@ fn blocked(group: &PollGroup) -> String {
         ""
     };
     format!("{who} blocked {whose} for {how_long}{doubt}")
+}
+
+/// What others paid.
+fn delayed(group: &PollGroup) -> Option<String> {
+    let victims = group.victims?;
+    (victims.delay_ns != Nanos::ZERO).then(|| {
+        let bound = if victims.is_sampled {
+            "about"
+        } else {
+            "at least"
+        };
+        let who = if group.polls.len() == 1 { "It" } else { "They" };
+        let times = count(victims.delays, "time");
+        let delay = duration(victims.delay_ns);
+        format!("{who} delayed other tasks {bound} {times}, by {bound} {delay} in total.")
+    })
 }
 
 fn share_of(group: &PollGroup) -> String {
@@ -318,10 +343,11 @@ impl Check for SleepOnWorker {
                     (None, _) => ", where no stack tells".to_owned(),
                 };
                 format!(
-                    "{}: {} asleep in a blocking call{place}. Use its async counterpart, or \
-                     `tokio::task::spawn_blocking`.",
+                    "{}: {} {}{place}. {}",
                     blocked(group),
-                    share_of(group)
+                    share_of(group),
+                    asleep::in_words(&group.asleep),
+                    asleep::advice(&group.asleep)
                 )
             },
         )
@@ -492,6 +518,8 @@ impl Check for ContendedLock {
                 holders: Some(lock.holders.clone()),
                 tasks: Vec::new(),
                 anatomy: None,
+                asleep: Vec::new(),
+                victims: None,
                 long_polls: Vec::new(),
             })
             .collect()
@@ -596,6 +624,8 @@ impl<'a> HoldGroup<'a> {
             holders: None,
             tasks: Vec::new(),
             anatomy: None,
+            asleep: Vec::new(),
+            victims: None,
             long_polls: Vec::new(),
         }
     }

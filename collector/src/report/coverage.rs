@@ -12,7 +12,7 @@ use super::stacks::Stacks;
 use super::words::{count, duration, percent};
 use super::{Certainty, Coverage, Lost, PollCoverage, Report, StackCoverage, Unwinding};
 use crate::capture::Capture;
-use crate::correlate::PollAnatomy;
+use crate::correlate::{Activity, Evidence, PollAnatomy};
 use crate::event::{Exactness, Nanos, WalkOutcome};
 use crate::symbolize::SymbolTable;
 
@@ -50,11 +50,13 @@ impl Report {
             off_cpu,
             lock_waits,
             holds,
+            delays,
             other,
         } = coverage.lost;
-        let lost = [long_polls, samples, off_cpu, lock_waits, holds, other]
-            .into_iter()
-            .fold(0, u64::saturating_add);
+        let lost = [
+            long_polls, samples, off_cpu, lock_waits, holds, delays, other,
+        ];
+        let lost = lost.into_iter().fold(0, u64::saturating_add);
         for (times, what, fate) in [
             (lost, "event", "lost"),
             (
@@ -102,6 +104,7 @@ impl Coverage {
                 off_cpu: counter(wire::COUNTER_LOST_OFF_CPU),
                 lock_waits: counter(wire::COUNTER_LOST_LOCK_WAITS),
                 holds: counter(wire::COUNTER_LOST_HOLDS),
+                delays: counter(wire::COUNTER_LOST_DELAYS),
                 other: counter(wire::COUNTER_LOST_OTHER),
             },
             stacks: stack_coverage(capture, polls, stacks, &unwinding),
@@ -114,6 +117,8 @@ impl Coverage {
             pairs_not_stored: counter(wire::COUNTER_PAIRS_NOT_STORED),
             holds_not_stored: counter(wire::COUNTER_HOLDS_NOT_STORED),
             task_releases_unmatched: counter(wire::COUNTER_TASK_RELEASES_UNMATCHED),
+            wakes_not_stored: counter(wire::COUNTER_WAKES_NOT_STORED),
+            early_not_kept: counter(wire::COUNTER_EARLY_NOT_KEPT),
             threads_not_tracked: counter(wire::COUNTER_THREADS_NOT_TRACKED),
             undecoded: capture.undecoded.clone(),
             cut: capture.cut.clone(),
@@ -208,6 +213,7 @@ impl Coverage {
             unwatched_at_end,
             unclassified,
             inconsistent,
+            without_event_ns,
             too_deep,
             return_sites_unwatched,
         } = self.polls;
@@ -257,6 +263,13 @@ impl Coverage {
                 (too_deep, "poll", "nested too deep to be followed"),
             ],
         );
+        if without_event_ns != Nanos::ZERO {
+            notes.push(format!(
+                "{} of lock wait, run queue and sleep in long polls have no stack: their events found no room early in \
+                 the poll, or were lost.",
+                duration(without_event_ns)
+            ));
+        }
         if self.lost.long_polls > 0 {
             notes.push(format!(
                 "{} of {} long polls did not fit into the ring buffer: {} of runtime-blocking time is missing \
@@ -326,6 +339,16 @@ impl Coverage {
                     self.lost.holds,
                     "hold",
                     "lost; the sums for each lock are whole, the list is not",
+                ),
+                (
+                    self.lost.delays,
+                    "delay",
+                    "of tasks lost; what long polls cost others is at least as much as told",
+                ),
+                (
+                    self.wakes_not_stored,
+                    "wake",
+                    "of tasks without room in the kernel's map: what it waited is not known",
                 ),
                 (
                     self.threads_not_tracked,
@@ -533,6 +556,14 @@ fn poll_coverage(capture: &Capture, polls: &[PollAnatomy]) -> PollCoverage {
         unwatched_at_end: capture.unwatched_at_end,
         unclassified: those(|anatomy| anatomy.poll.unclassified),
         inconsistent: those(|anatomy| anatomy.inconsistent),
+        without_event_ns: polls
+            .iter()
+            .flat_map(|anatomy| &anatomy.shares)
+            .filter(|share| {
+                share.evidence == Evidence::NoEvent && share.activity != Activity::OnCpu
+            })
+            .map(|share| share.time)
+            .sum(),
         too_deep: capture.counters.get(wire::COUNTER_POLLS_TOO_DEEP),
         return_sites_unwatched: capture
             .return_sites

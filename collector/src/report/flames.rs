@@ -6,18 +6,21 @@
 //!   by waiter   lock > [write] > code of the waiter
 //!   by holder   lock > [held by] > code of the holder, where it released the lock
 //!   pairs       lock > [held by] > code of the holder > [write] > code of the waiter, innermost first
+//!   on-CPU      task, [blocking pool], [runtime], [thread: …] > code, outermost first
 //! ```
 //!
 //! The task stands for the frames below it (thread start, worker loop, `raw::poll`), which are the same for
 //! all tasks. Every nanosecond of every long poll, and of every lock wait, is in exactly one stack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::stacks::Stacks;
 use super::{Flame, FlameFrame, FrameKind};
 use crate::capture::Capture;
 use crate::correlate::{Activity, Evidence, LockKind, LockWaits, PollAnatomy, Share};
-use crate::event::{CodeAddr, LockAddr, LockOperation, Nanos, StackId};
+use crate::event::{
+    CodeAddr, Event, LockAddr, LockOperation, Nanos, SiteClass, SiteId, StackId, Tid,
+};
 use holdup_probe_ebpf::wire;
 
 /// What a lock is called.
@@ -59,6 +62,54 @@ pub fn blocking(
             }
             flame.add(frames, share.time);
         }
+    }
+    flame
+}
+
+/// CPU time of the whole process, whatever it did: each sample of the grid stands for the time between two of them.
+/// Under tasks by type, beside them the blocking pool, the runtime itself, and threads that are none of its.
+pub fn on_cpu(
+    capture: &Capture,
+    stacks: &Stacks,
+    task_name: impl Fn(SiteId) -> String,
+    threads: &BTreeMap<Tid, &str>,
+) -> Flame {
+    let ticks = u64::from(capture.meta.grid_ticks);
+    let each = Nanos(ticks * (1_000_000_000 / u64::from(capture.meta.frequency_hz.max(1))));
+    // A worker's loop may have begun before the recording.
+    let of_runtime: BTreeSet<Tid> = capture
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::WorkerSlice(slice) if slice.polls > 0 => Some(slice.tid),
+            _ => None,
+        })
+        .collect();
+    let mut flame = Flame::default();
+    for event in &capture.events {
+        let Event::CpuSample(sample) = event else {
+            continue;
+        };
+        if !sample.on_grid {
+            continue;
+        }
+        let site = sample.site;
+        let class = site.and_then(|site| Some(capture.poll_sites.get(site.0 as usize)?.class));
+        let label = match (class, site) {
+            (Some(SiteClass::Worker), _) => "[runtime: between polls]".to_owned(),
+            (Some(SiteClass::Blocking), Some(site)) => {
+                format!("[blocking pool] {}", task_name(site))
+            }
+            (Some(_), Some(site)) => task_name(site),
+            _ if of_runtime.contains(&sample.tid) => "[runtime: between polls]".to_owned(),
+            _ => match threads.get(&sample.tid) {
+                Some(name) => format!("[thread: {name}]"),
+                None => "[another thread]".to_owned(),
+            },
+        };
+        let mut frames = vec![FlameFrame::tag(FrameKind::Root, label)];
+        frames.extend(code_or_none(stacks, sample.stack));
+        flame.add(frames, each);
     }
     flame
 }

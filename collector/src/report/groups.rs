@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use super::asleep::AsleepSum;
 use super::holders::HolderSum;
 use super::locks::site_of_lock;
 use super::stacks::{SiteKey, Stacks, call_site, called_by_site};
-use super::{Anatomy, CallSite, CallSiteTotals, Certainty, Holders, LongPollEntry, TaskShare};
+use super::{
+    Anatomy, AsleepEntry, CallSite, CallSiteTotals, Certainty, Holders, LongPollEntry, TaskShare,
+    VictimsEntry,
+};
 use crate::correlate::{Activity, PollAnatomy};
 use crate::event::{LockAddr, LockOperation, Nanos, SiteId, StackId};
 
@@ -36,6 +40,10 @@ pub struct PollGroup {
     pub longest: Nanos,
     /// What they were made of.
     pub anatomy: Anatomy,
+    /// What they slept for, most first.
+    pub asleep: Vec<AsleepEntry>,
+    /// Who had to wait for them.
+    pub victims: Option<VictimsEntry>,
     /// Time at the call site.
     pub at_site: Nanos,
     /// CPU samples at the call site, and of these polls in all.
@@ -50,14 +58,19 @@ pub struct PollGroup {
 type Place = (Activity, Result<SiteKey, Option<SiteId>>);
 
 /// Groups long polls; `entries` are the same polls in the report. Most time first.
-pub fn group(polls: &[PollAnatomy], entries: &[LongPollEntry], stacks: &Stacks) -> Vec<PollGroup> {
+pub fn group(
+    polls: &[PollAnatomy],
+    entries: &[LongPollEntry],
+    stacks: &Stacks,
+    architecture: &str,
+) -> Vec<PollGroup> {
     let mut members: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
     for (n, anatomy) in polls.iter().enumerate() {
         members.entry(place(anatomy, stacks)).or_default().push(n);
     }
     let mut groups: Vec<PollGroup> = members
         .into_iter()
-        .map(|(place, members)| summed(&place, members, polls, entries, stacks))
+        .map(|(place, members)| summed(&place, members, polls, entries, stacks, architecture))
         .collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.total));
     groups
@@ -128,6 +141,7 @@ fn summed(
     polls: &[PollAnatomy],
     entries: &[LongPollEntry],
     stacks: &Stacks,
+    architecture: &str,
 ) -> PollGroup {
     let mut group = PollGroup {
         activity: *activity,
@@ -141,6 +155,8 @@ fn summed(
         certainty: Certainty::Exact,
         longest: Nanos::ZERO,
         anatomy: Anatomy::default(),
+        asleep: Vec::new(),
+        victims: None,
         at_site: Nanos::ZERO,
         samples: (0, 0),
         unclassified: true,
@@ -149,17 +165,22 @@ fn summed(
     let (mut lines, mut calls) = (Heaviest::new(), Heaviest::new());
     let (mut locks, mut holders) = (Heaviest::new(), HolderSum::default());
     let mut tasks: BTreeMap<&str, (u64, Nanos)> = BTreeMap::new();
+    let mut asleep = AsleepSum::default();
     for &n in &members {
         let (anatomy, entry) = (&polls[n], &entries[n]);
         group.total += entry.duration_ns;
         group.certainty = group.certainty.and(entry.certainty);
         group.longest = group.longest.max(entry.duration_ns);
         group.anatomy.add(&entry.anatomy);
+        if let Some(victims) = &entry.victims {
+            group.victims.get_or_insert_default().add(victims);
+        }
         group.unclassified &= entry.unclassified;
         let task = tasks.entry(&entry.task_name).or_default();
         task.0 += 1;
         task.1 += entry.duration_ns;
         for share in &anatomy.shares {
+            asleep.add(share, architecture);
             if share.activity == Activity::OnCpu {
                 group.samples.1 += share.events;
             }
@@ -197,6 +218,7 @@ fn summed(
     }
     group.call_site = lines.take();
     group.calls = calls.take();
+    group.asleep = asleep.finish();
     group.other_locks = (locks.0.len() as u64).saturating_sub(1);
     group.lock = locks.take();
     group.holders = holders.finish();
@@ -263,6 +285,16 @@ pub fn call_sites(polls: &[PollAnatomy], stacks: &Stacks) -> Vec<CallSiteTotals>
         .collect();
     totals.sort_by_key(|site| std::cmp::Reverse(site.time_ns));
     totals
+}
+
+impl VictimsEntry {
+    /// Adds another poll's.
+    pub fn add(&mut self, other: &VictimsEntry) {
+        self.tasks = self.tasks.saturating_add(other.tasks);
+        self.delays = self.delays.saturating_add(other.delays);
+        self.delay_ns += other.delay_ns;
+        self.is_sampled |= other.is_sampled;
+    }
 }
 
 impl Anatomy {

@@ -33,7 +33,12 @@ pub fn function(name: &str) -> String {
 
 /// A future's type.
 pub fn future(name: &str) -> String {
-    cut(&folded(short_type(parseable(name), 0)))
+    let name = parseable(name);
+    // What is given to the blocking pool is wrapped into a future.
+    let inside = name
+        .strip_prefix("tokio::runtime::blocking::task::BlockingTask<")
+        .and_then(|rest| rest.strip_suffix('>'));
+    cut(&folded(short_type(inside.unwrap_or(name), 0)))
 }
 
 /// The type of what a lock protects: with the crate in front, as its last name alone is `Inner` or `State`.

@@ -4,6 +4,7 @@
 //! report, byte for byte, on any machine.
 #![forbid(unsafe_code)]
 
+mod asleep;
 mod checks;
 mod coverage;
 mod flame;
@@ -19,7 +20,9 @@ mod model;
 mod protected;
 mod stacks;
 mod stuck;
+mod task_types;
 pub(crate) mod words;
+mod workers;
 
 use std::collections::BTreeMap;
 
@@ -34,9 +37,10 @@ pub use stuck::{StuckEntry, StuckGroup, StuckHolderEntry, StuckMember, stuck_now
 pub use crate::correlate::{Activity, Evidence};
 
 use crate::capture::Capture;
-use crate::classify::Rules;
-use crate::correlate::{self, LockSums, PollAnatomy, Share};
-use crate::event::{Event, Nanos, SiteId, StackId, Tid};
+use crate::classify::{Asleep, Rules};
+use crate::correlate::{self, LockSums, PollAnatomy, Share, Victims};
+use crate::event::{Event, Nanos, SiteClass, SiteId, StackId, TaskId, Tid};
+use asleep::AsleepSum;
 use locks::Locks;
 use stacks::{Stacks, hex};
 
@@ -57,8 +61,14 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let waits = correlate::by_lock(sums, &capture.events);
     let locks = Locks::new(&waits, &stacks);
     let threads = thread_names(capture);
-    let long_polls = long_polls(capture, &polls, &stacks, &threads);
-    let groups = groups::group(&polls, &long_polls, &stacks);
+    let is_on_pool = |site: SiteId| {
+        let site = capture.poll_sites.get(site.0 as usize);
+        // A capture that was cut off does not tell.
+        site.is_none_or(|site| matches!(site.class, SiteClass::Blocking | SiteClass::Worker))
+    };
+    let victims = correlate::victims(&polls, &capture.events, is_on_pool);
+    let long_polls = long_polls(capture, &polls, &victims, &stacks, &threads);
+    let groups = groups::group(&polls, &long_polls, &stacks, &capture.meta.architecture);
     let blocking = flames::blocking(
         capture,
         &polls,
@@ -110,6 +120,8 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         ),
         findings,
         call_sites: groups::call_sites(&polls, &stacks),
+        workers: workers::workers(capture, &threads),
+        task_types: task_types::group(capture, &long_polls),
         poll_sites: poll_sites(capture, &long_polls),
         long_polls,
         lock_types: lock_types::group(&locks.entries),
@@ -134,6 +146,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
             .collect(),
         blocking,
         lock_wait: lock_flames.by_waiter,
+        on_cpu: flames::on_cpu(capture, &stacks, |site| task_name(capture, site), &threads),
         lock_holder: lock_flames.by_holder,
         lock_pairs: lock_flames.pairs,
     };
@@ -161,6 +174,7 @@ fn capture_info(capture: &Capture, recorded: Nanos) -> CaptureInfo {
         threshold_ns: meta.threshold,
         sample_after_ns: meta.sample_after,
         frequency_hz: meta.frequency_hz,
+        one_task_of: meta.one_task_of,
     }
 }
 
@@ -226,10 +240,15 @@ fn thread_names(capture: &Capture) -> BTreeMap<Tid, &str> {
 fn long_polls(
     capture: &Capture,
     polls: &[PollAnatomy],
+    victims: &[Victims],
     stacks: &Stacks,
     threads: &BTreeMap<Tid, &str>,
 ) -> Vec<LongPollEntry> {
-    let entry = |anatomy: &PollAnatomy| {
+    let wakes = capture.probes.iter().find(|family| family.name == "wakes");
+    let sees_wakes = wakes.is_some_and(|family| family.attached > 0);
+    // What was seen stands for so many times as much.
+    let times = u64::from(capture.meta.one_task_of.max(1));
+    let entry = |(anatomy, victims): (&PollAnatomy, &Victims)| {
         let poll = &anatomy.poll;
         LongPollEntry {
             start_ns: poll.start.since(capture.meta.start),
@@ -238,6 +257,7 @@ fn long_polls(
             tid: poll.tid.0,
             thread: threads.get(&poll.tid).map(|name| (*name).to_owned()),
             task: hex(poll.task.0),
+            task_id: poll.task_id.map(|TaskId(id)| id),
             task_name: task_name(capture, poll.site),
             future: capture
                 .poll_sites
@@ -252,18 +272,31 @@ fn long_polls(
                 run_queue_ns: anatomy.run_queue,
                 sleep_ns: anatomy.sleep,
             },
+            asleep: {
+                let mut asleep = AsleepSum::default();
+                for share in &anatomy.shares {
+                    asleep.add(share, &capture.meta.architecture);
+                }
+                asleep.finish()
+            },
+            victims: sees_wakes.then(|| VictimsEntry {
+                tasks: (victims.tasks.len() as u64).saturating_mul(times),
+                delays: victims.delays.saturating_mul(times),
+                delay_ns: Nanos(victims.time.0.saturating_mul(times)),
+                is_sampled: times > 1,
+            }),
             inconsistent: anatomy.inconsistent,
             shares: anatomy
                 .shares
                 .iter()
-                .map(|share| share_entry(share, stacks))
+                .map(|share| share_entry(share, stacks, &capture.meta.architecture))
                 .collect(),
         }
     };
-    polls.iter().map(entry).collect()
+    polls.iter().zip(victims).map(entry).collect()
 }
 
-fn share_entry(share: &Share, stacks: &Stacks) -> ShareEntry {
+fn share_entry(share: &Share, stacks: &Stacks, architecture: &str) -> ShareEntry {
     let stack = share.stack.filter(|_| stacks.get(share.stack).is_some());
     ShareEntry {
         activity: share.activity,
@@ -274,6 +307,9 @@ fn share_entry(share: &Share, stacks: &Stacks) -> ShareEntry {
         },
         stack: stack.map(|StackId(id)| hex(id)),
         lock: share.lock.map(|(lock, _)| hex(lock.0)),
+        call: Asleep::new(share.cause, architecture)
+            .call
+            .map(str::to_owned),
         time_ns: share.time,
         events: share.events,
     }
@@ -297,6 +333,7 @@ fn poll_sites(capture: &Capture, long_polls: &[LongPollEntry]) -> Vec<PollSiteEn
             polls: site.polls,
             total_ns: site.total,
             max_ns: site.max,
+            tasks: site.tasks,
             long_polls,
             blocking_ns,
         })

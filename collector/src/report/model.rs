@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flame, StuckEntry};
 use crate::capture::{Cut, EndReason, ProbeFamily, UnwindTables};
-use crate::classify::Origin;
+use crate::classify::{Origin, SleepKind};
 use crate::correlate::{Activity, Evidence};
 use crate::event::{LockOperation, LockOutcome, Nanos, SiteClass};
 
@@ -47,6 +47,12 @@ pub struct Report {
     pub stuck: Vec<StuckEntry>,
     /// Condvars: waiting there is idling or signalling, never contention.
     pub condvars: Vec<CondvarEntry>,
+    /// What was polled, by the type of future, most time first. All polls count, not only the long ones.
+    #[serde(default)]
+    pub task_types: Vec<TaskTypeEntry>,
+    /// The threads of runtimes and of their blocking pools, busiest first.
+    #[serde(default)]
+    pub workers: Vec<WorkerEntry>,
     /// The probed instances of `tokio::runtime::task::raw::poll` that were seen to poll.
     pub poll_sites: Vec<PollSiteEntry>,
     /// The stacks that the entries above name: indices in `frames`, innermost first, from the code that ran
@@ -70,6 +76,9 @@ pub struct Report {
     /// Lock wait by lock, operation and waiter's stack: drawn, not part of the JSON.
     #[serde(skip)]
     pub lock_wait: Flame,
+    /// CPU time of the whole process by what it did, estimated from samples: drawn, not part of the JSON.
+    #[serde(skip)]
+    pub on_cpu: Flame,
     /// The same time by lock and holder's stack.
     #[serde(skip)]
     pub lock_holder: Flame,
@@ -134,6 +143,9 @@ pub struct CaptureInfo {
     pub sample_after_ns: Nanos,
     /// CPU samples for each second and CPU.
     pub frequency_hz: u32,
+    /// The delays of one of so many tasks were looked at.
+    #[serde(default)]
+    pub one_task_of: u32,
 }
 
 /// How good a number is.
@@ -196,6 +208,34 @@ pub struct Anatomy {
     pub run_queue_ns: Nanos,
     /// Off-CPU otherwise: sleep, I/O, page fault.
     pub sleep_ns: Nanos,
+}
+
+/// Tasks that were ready to run and had to wait for long polls: at least so many. A delay under a sixteenth of the
+/// threshold, or 0.1 ms, is not among them, nor is one that had not ended when the recording did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VictimsEntry {
+    /// Different tasks; of several polls, each poll's.
+    pub tasks: u64,
+    /// Times that one of them had to wait.
+    pub delays: u64,
+    /// How long they waited for it, all together.
+    pub delay_ns: Nanos,
+    /// The delays of one of so many tasks were looked at (`capture.one_task_of`), and these numbers are so many times what
+    /// was seen: estimates.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_sampled: bool,
+}
+
+/// Sleep for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsleepEntry {
+    /// What for.
+    pub kind: SleepKind,
+    /// In which system call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
+    /// How long.
+    pub time_ns: Nanos,
 }
 
 /// A named frame.
@@ -269,6 +309,9 @@ pub struct LongPollEntry {
     pub thread: Option<String>,
     /// Address of the task's header.
     pub task: String,
+    /// Tokio's own number of the task, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<u64>,
     /// For people: the task's future, shortened.
     pub task_name: String,
     /// The future's type, whole; None without DWARF.
@@ -281,6 +324,12 @@ pub struct LongPollEntry {
     pub unclassified: bool,
     /// What it was made of.
     pub anatomy: Anatomy,
+    /// What it slept for, most first; adds up to `anatomy.sleep_ns`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asleep: Vec<AsleepEntry>,
+    /// Who had to wait for it; None where wakes were not probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victims: Option<VictimsEntry>,
     /// Its parts did not fit its duration and were cut to it.
     pub inconsistent: bool,
     /// Its time by stack; adds up to `duration_ns`.
@@ -302,6 +351,9 @@ pub struct ShareEntry {
     pub lock: Option<String>,
     /// How long.
     pub time_ns: Nanos,
+    /// Of sleep, in which system call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
     /// CPU samples, off-CPU intervals or lock waits behind it.
     pub events: u64,
 }
@@ -622,10 +674,128 @@ pub struct PollSiteEntry {
     pub total_ns: Nanos,
     /// The longest.
     pub max_ns: Nanos,
+    /// Different tasks among them; 0 on the blocking pool, where each is polled once.
+    #[serde(default)]
+    pub tasks: u64,
     /// Long polls in this report.
     pub long_polls: u64,
     /// Their summed duration.
     pub blocking_ns: Nanos,
+}
+
+/// All tasks of one future type on one kind of scheduler, or on the blocking pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskTypeEntry {
+    /// For people: the future, shortened.
+    pub task_name: String,
+    /// The future's type, whole; None without DWARF.
+    pub future: Option<String>,
+    /// What it runs on.
+    pub class: SiteClass,
+    /// Different tasks that were polled.
+    pub tasks: u64,
+    /// How good that is: an upper bound where there were more than holdup remembers, a lower bound where tasks have no
+    /// numbers, so that one in another's place is taken for the same.
+    pub tasks_certainty: Certainty,
+    /// Polls seen to end.
+    pub polls: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
+    /// Half of them took no longer than this, to within 1/64.
+    pub p50_ns: Nanos,
+    /// And nine of ten than this.
+    pub p90_ns: Nanos,
+    /// And 99 of 100 than this.
+    pub p99_ns: Nanos,
+    /// The longest, exactly.
+    pub max_ns: Nanos,
+    /// How many took how long, shortest first; buckets are 1/32 of their lower end wide.
+    pub durations: Vec<DurationBucket>,
+    /// From being woken to being polled; on the blocking pool from being given to it.
+    pub delays: DelayTotals,
+    /// Long polls in this report.
+    pub long_polls: u64,
+    /// Their summed duration.
+    pub blocking_ns: Nanos,
+}
+
+/// From tasks' being woken to their polls, of those that were looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelayTotals {
+    /// How many.
+    pub count: u64,
+    /// Their summed duration.
+    pub total_ns: Nanos,
+    /// The longest.
+    pub max_ns: Nanos,
+    /// Entry i counts delays of 2^i up to (excluding) 2^(i+1) ns; the last one is open.
+    pub log2_histogram: Vec<u64>,
+}
+
+/// One thread of the runtime, or of its blocking pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerEntry {
+    /// Kernel thread id.
+    pub tid: u32,
+    /// The thread's name.
+    pub thread: Option<String>,
+    /// What it is.
+    pub role: WorkerRole,
+    /// For how long something is known of it.
+    pub observed_ns: Nanos,
+    /// Scheduler polls that ended on it.
+    pub polls: u64,
+    /// Their summed duration.
+    pub busy_ns: Nanos,
+    /// The longest.
+    pub longest_ns: Nanos,
+    /// Asleep outside of polls, and not waiting for a lock.
+    pub parked_ns: Nanos,
+    /// Polls of tasks that another worker had woken, of those that are looked at.
+    pub stolen: u64,
+    /// Tasks of the blocking pool that ended on it.
+    pub blocking_tasks: u64,
+    /// Their summed duration.
+    pub blocking_ns: Nanos,
+    /// What it did in each tenth of a second or longer, in order: a poll that goes on for longer than that is in none of
+    /// them until it ends.
+    pub slices: Vec<SliceEntry>,
+}
+
+/// What a thread is to its runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerRole {
+    /// A worker of a multi-threaded runtime.
+    Worker,
+    /// It polls tasks and runs no worker's loop: a current-thread runtime, or a worker whose loop could not be told.
+    Scheduler,
+    /// It runs tasks of the blocking pool alone.
+    BlockingPool,
+}
+
+/// What a thread did for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceEntry {
+    /// From when, counted from the recording's start.
+    pub start_ns: Nanos,
+    /// For how long.
+    pub duration_ns: Nanos,
+    /// Scheduler polls that ended.
+    pub polls: u64,
+    /// Their summed duration.
+    pub busy_ns: Nanos,
+    /// Asleep outside of polls.
+    pub parked_ns: Nanos,
+}
+
+/// Durations from here up to where the next bucket begins, at most 1/32 more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DurationBucket {
+    /// Where it begins.
+    pub from_ns: Nanos,
+    /// How many are in it.
+    pub count: u64,
 }
 
 /// One thing that a person can act on.
@@ -637,7 +807,8 @@ pub struct Finding {
     pub sentence: String,
     /// What the check looks for and why that is bad.
     pub explanation: String,
-    /// What it is ranked by: time that it held up runtimes or threads.
+    /// What it is ranked by: time that it held up runtimes or threads, and what tasks waited for them meanwhile, as far
+    /// as that was seen.
     pub harm_ns: Nanos,
     /// How good that is.
     pub certainty: Certainty,
@@ -662,6 +833,12 @@ pub struct Finding {
     /// What those polls were made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anatomy: Option<Anatomy>,
+    /// What they slept for, most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asleep: Vec<AsleepEntry>,
+    /// Who had to wait for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victims: Option<VictimsEntry>,
     /// Those polls: indices in `long_polls`, as far as they are listed there; `count` has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub long_polls: Vec<usize>,
@@ -706,6 +883,12 @@ pub struct Coverage {
     /// Releases of Tokio's locks whose acquisition was not seen: `try_lock`'s, or from before the recording.
     #[serde(default)]
     pub task_releases_unmatched: u64,
+    /// Wakes of tasks that found no room: their delays are not known.
+    #[serde(default)]
+    pub wakes_not_stored: u64,
+    /// What was seen at the beginning of polls and found no room, also of those that stayed short.
+    #[serde(default)]
+    pub early_not_kept: u64,
     /// Threads that found no room in the kernel side's map: nothing of theirs is seen.
     pub threads_not_tracked: u64,
     /// Records that this version does not understand, by reason.
@@ -731,6 +914,9 @@ pub struct Lost {
     pub lock_waits: u64,
     /// Holds: they are in the sums, not in the list.
     pub holds: u64,
+    /// Delays of tasks: what long polls cost others is at least as much as told.
+    #[serde(default)]
+    pub delays: u64,
     /// Others: thread names, return sites.
     pub other: u64,
 }
@@ -794,6 +980,10 @@ pub struct PollCoverage {
     pub unclassified: u64,
     /// Long polls here whose parts did not fit their duration.
     pub inconsistent: u64,
+    /// Off-CPU time and lock wait of long polls of which only the sum is known: one of too many events early in the poll, or
+    /// a lost one.
+    #[serde(default)]
+    pub without_event_ns: Nanos,
     /// Polls nested too deep to be followed.
     pub too_deep: u64,
     /// Places that polls return to where no probe stands: a poll that returns there ends unseen.

@@ -180,6 +180,8 @@ fn finding(group: &StuckGroup, entries: &[StuckEntry]) -> Finding {
         holders: None,
         tasks: Vec::new(),
         anatomy: None,
+        asleep: Vec::new(),
+        victims: None,
         long_polls: Vec::new(),
     }
 }

@@ -64,7 +64,18 @@ pub struct ReturnSiteProbe {
 /// Errs when other code jumps into the middle of the line: then the probe also fires without a
 /// call having returned, which the kernel side tells by the stack pointer.
 pub fn return_site_probe(code: &[u8], return_addr: u64) -> Option<ReturnSiteProbe> {
-    let mut decoder = Decoder::with_ip(64, code, return_addr, DecoderOptions::NONE);
+    cheap_place(code, return_addr, Register::RSP)
+}
+
+/// Where a function at `vaddr` takes a cheap probe while its first argument is still where the caller put it. Other code of
+/// the function may jump there, too: then the probe fires again.
+pub fn entry_probe(code: &[u8], vaddr: u64) -> Option<ReturnSiteProbe> {
+    cheap_place(code, vaddr, Register::RDI)
+}
+
+/// On the straight line from the start of `code`, as long as `keeps` is what it was.
+fn cheap_place(code: &[u8], vaddr: u64, keeps: Register) -> Option<ReturnSiteProbe> {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
     let mut info = InstructionInfoFactory::new();
     let mut dear = None;
     for _ in 0..STRAIGHT_LINE_LIMIT {
@@ -86,8 +97,8 @@ pub fn return_site_probe(code: &[u8], return_addr: u64) -> Option<ReturnSiteProb
             FirstInstruction::Refused => {}
         }
         let leaves_the_line = instruction.flow_control() != FlowControl::Next;
-        let moves_the_stack = info.info(&instruction).used_registers().iter().any(|used| {
-            used.register().full_register() == Register::RSP
+        let changes_it = info.info(&instruction).used_registers().iter().any(|used| {
+            used.register().full_register() == keeps
                 && !matches!(
                     used.access(),
                     iced_x86::OpAccess::Read
@@ -95,7 +106,7 @@ pub fn return_site_probe(code: &[u8], return_addr: u64) -> Option<ReturnSiteProb
                         | iced_x86::OpAccess::None
                 )
         });
-        if leaves_the_line || moves_the_stack {
+        if leaves_the_line || changes_it {
             break;
         }
     }

@@ -131,6 +131,8 @@ pub struct AttachPlan {
     pub acquire_drops: Vec<Site>,
     /// Where Tokio's locks are released.
     pub permit_releases: Vec<Site>,
+    /// Where tasks are woken.
+    pub wakes: Vec<Site>,
     /// Where `block_in_place` is seen to hand a worker's core off.
     pub handoffs: Vec<Handoff>,
     /// What debug information told, and what it could not.
@@ -158,11 +160,13 @@ pub enum Family {
     TokioSync,
     /// `tokio::task::block_in_place`.
     BlockInPlace,
+    /// Wakes of tasks.
+    Wakes,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 8] = [
+    pub const ALL: [Family; 9] = [
         Family::Polls,
         Family::Mutex,
         Family::Rwlock,
@@ -171,6 +175,7 @@ impl Family {
         Family::StdRwlock,
         Family::TokioSync,
         Family::BlockInPlace,
+        Family::Wakes,
     ];
 
     /// As the capture and the report name it.
@@ -184,13 +189,14 @@ impl Family {
             Family::StdRwlock => "std_rwlock",
             Family::TokioSync => "tokio_sync",
             Family::BlockInPlace => "block_in_place",
+            Family::Wakes => "wakes",
         }
     }
 
     /// The crate whose functions it probes.
     fn krate(self) -> &'static str {
         match self {
-            Family::Polls | Family::BlockInPlace | Family::TokioSync => "tokio",
+            Family::Polls | Family::BlockInPlace | Family::TokioSync | Family::Wakes => "tokio",
             Family::Mutex | Family::Rwlock | Family::Condvar => "parking_lot",
             Family::StdMutex | Family::StdRwlock => "std",
         }
@@ -280,6 +286,7 @@ impl AttachPlan {
             acquires: Vec::new(),
             acquire_drops: Vec::new(),
             permit_releases: Vec::new(),
+            wakes: Vec::new(),
             handoffs: Vec::new(),
             dwarf: described,
             missing: Vec::new(),
@@ -384,6 +391,21 @@ impl AttachPlan {
                 self.missing.push((family, refused(short, site)));
                 continue;
             }
+            if role == Role::Wake {
+                match cheap_entry(&code, site, found) {
+                    Some(site) => self.wakes.push(site),
+                    None => self.missing.push((
+                        family,
+                        MissingProbe {
+                            what: short.to_owned(),
+                            why: "no instruction at its beginning takes a probe that is cheap enough for every wake: \
+                                  what it wakes has no delay"
+                                .to_owned(),
+                        },
+                    )),
+                }
+                continue;
+            }
             if !takes_lock(&code, found) {
                 self.missing.push((
                     family,
@@ -422,7 +444,7 @@ impl AttachPlan {
                 },
                 Role::DropAcquire => self.acquire_drops.push(site),
                 Role::ReleasePermits => self.permit_releases.push(site),
-                Role::Poll | Role::Handoff => {}
+                Role::Poll | Role::Handoff | Role::Wake => {}
             }
         }
         Ok(())
@@ -483,6 +505,7 @@ impl AttachPlan {
         match family {
             Family::Polls => self.polls.len(),
             Family::BlockInPlace => self.handoffs.len(),
+            Family::Wakes => self.wakes.len(),
             Family::TokioSync => {
                 self.acquires.len() + self.acquire_drops.len() + self.permit_releases.len()
             }
@@ -518,6 +541,23 @@ impl AttachPlan {
         }
         reasons.extend(self.binary.refused.iter().map(String::as_str));
         reasons.join("; ")
+    }
+
+    /// Whether Tokio numbers its tasks, and says in their vtables where: since 1.23. A program whose paths don't tell
+    /// its version is taken for an older one.
+    pub fn has_task_ids(&self) -> bool {
+        const SINCE: (u64, u64) = (1, 23);
+        let Ok(code) = self.binary.code() else {
+            return false;
+        };
+        let versions = code.crate_versions(&["tokio"]);
+        let of_tokio = versions.get("tokio").into_iter().flatten();
+        let mut parsed = of_tokio.map(|version| {
+            let mut parts = version.split('.').map_while(|part| part.parse().ok());
+            Some((parts.next()?, parts.next()?))
+        });
+        versions.contains_key("tokio")
+            && parsed.all(|version| version.is_some_and(|version| version >= SINCE))
     }
 
     /// For each family that lacks something: what, why, and what to do about it.
@@ -659,6 +699,19 @@ fn refused(what: &str, site: Site) -> MissingProbe {
             site.file_offset
         ),
     }
+}
+
+/// Where a function takes a cheap probe, while its first argument is still in place.
+fn cheap_entry(code: &Elf<'_>, site: Site, found: &Found) -> Option<Site> {
+    if !code.is_x86_64() {
+        return Some(site);
+    }
+    let place = insn::entry_probe(body(code, found), found.vaddr)?;
+    (place.price == FirstInstruction::Emulated).then_some(Site {
+        file_offset: site.file_offset + place.offset,
+        address: site.address + place.offset,
+        price: place.price,
+    })
 }
 
 /// The code of a function, as far as it is looked at.

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::holdup::{self, Recorded};
 use crate::workload::{Workload, program};
 
@@ -60,6 +62,18 @@ struct Compared {
 /// The same with more arguments for the recording.
 #[track_caller]
 fn compare_recording(contention: &Path, args: &[&str], duration: &str, more: &[&str]) -> Compared {
+    compare_by(contention, args, duration, more, &[])
+}
+
+/// The same with more arguments for the comparison.
+#[track_caller]
+fn compare_by(
+    contention: &Path,
+    args: &[&str],
+    duration: &str,
+    more: &[&str],
+    how: &[&str],
+) -> Compared {
     let folder = holdup::folder();
     let truth = folder.path().join("truth.jsonl");
     let mut command = Command::new(contention);
@@ -74,6 +88,7 @@ fn compare_recording(contention: &Path, args: &[&str], duration: &str, more: &[&
 
     let output = Command::new(program("XTASK"))
         .arg("compare")
+        .args(how)
         .args([&truth, recorded.dir()])
         .output()
         .expect("xtask can be started");
@@ -119,6 +134,53 @@ fn a_handed_off_poll_ends_there() {
 #[ignore = "live: cargo xtask test"]
 fn nested_runtimes_count() {
     compare("multi_thread", &["--scenario", "nested"], "10s");
+}
+
+/// What each poll is made of: the workload measures the parts, and the kernel's own account of the thread the rest.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn anatomy_agrees_with_the_truth() {
+    compare("multi_thread", &["--scenario", "anatomy"], "15s");
+}
+
+/// More to do than CPUs: what the machine takes is told apart from what the code does.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn anatomy_on_an_overcommitted_machine() {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let busy: Vec<Workload> = (0..2 * cpus)
+        .map(|_| {
+            let mut spins = Command::new("sh");
+            // Should nobody end it, its CPU time does.
+            spins.args(["-c", "ulimit -t 60; while :; do :; done"]);
+            Workload::spawn(&mut spins)
+        })
+        .collect();
+    let args = ["--runtime", "multi_thread", "--scenario", "anatomy"];
+    let compared = compare_by(&program("CONTENTION"), &args, "15s", &[], &["--only-parts"]);
+    drop(busy);
+    let recorded = compared.recorded;
+    let polls = recorded.report.long_polls();
+    let run_queue = |poll: &&Value| poll["anatomy"]["run_queue_ns"].as_u64();
+    let waited = polls
+        .iter()
+        .filter(|poll| run_queue(poll) > Some(1_000_000))
+        .count();
+    assert!(waited > 10, "{waited} polls waited for a CPU");
+}
+
+/// Who had to wait for a long poll, and how long, where nobody else could take it ...
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn victims_agree_with_the_truth() {
+    compare("current_thread", &["--scenario", "queue"], "10s");
+}
+
+/// ... and where another worker may steal it.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn victims_of_several_workers_agree_with_the_truth() {
+    compare("multi_thread", &["--scenario", "queue"], "10s");
 }
 
 /// One of std's mutexes, between threads and tasks.

@@ -157,9 +157,9 @@ fn what_a_person_is_told() {
     );
     assert_eq!(
         sentence_of(&report, "sleep_on_worker"),
-        "`async block in app::main` blocked its worker for at most 30.0 ms in one poll: 99 % asleep in a \
-         blocking call in `app::io::flush` at app/src/io.rs:7, which calls `std::thread::sleep`. Use its async \
-         counterpart, or `tokio::task::spawn_blocking`."
+        "`async block in app::main` blocked its worker for at most 30.0 ms in one poll: 99 % asleep on \
+         a timer (`clock_nanosleep`) in `app::io::flush` at app/src/io.rs:7, which calls `std::thread::sleep`. Use \
+         `tokio::time::sleep`."
     );
     assert_eq!(
         sentence_of(&report, "contended_lock"),

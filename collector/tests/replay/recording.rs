@@ -17,13 +17,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use holdup::capture::{
-    End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite, UnwindTables,
-    Writer,
+    Delays, End, EndReason, Meta, MissingProbe, PollSite, ProbeFamily, Rest, ReturnSite,
+    UnwindTables, Writer,
 };
 use holdup::event::{
     CodeAddr, LockAddr, LockOperation, Nanos, Pid, RawStack, SiteClass, StackId, Tid, Timestamp,
     WalkOutcome,
 };
+use holdup::histogram::Histogram;
 use holdup::stuck::{StuckWait, Waited};
 use holdup::symbolize::{Frame, SymbolTable};
 use holdup_probe_ebpf::wire::{self, unwind::*};
@@ -271,6 +272,9 @@ fn meta() -> Meta {
         threshold: Nanos(5 * MS),
         sample_after: Nanos(1_250 * US),
         frequency_hz: 997,
+        grid_ticks: 10,
+        one_task_of: 1,
+        has_task_ids: true,
         unwind_tables: UnwindTables::default(),
     }
 }
@@ -278,6 +282,20 @@ fn meta() -> Meta {
 fn header(kind: u32, tid: u32, at_ns: u64) -> wire::EventHeader {
     wire::EventHeader { kind, tid, at_ns }
 }
+
+/// All but one of some polls take 20 µs, and that one the longest.
+fn durations(polls: u64, longest_ms: u64) -> Histogram {
+    let mut buckets = [0; wire::DURATION_BUCKETS];
+    let bucket = |ns: u64| wire::duration_bucket(ns, ns.ilog2());
+    if polls > 0 {
+        buckets[bucket(20 * US)] += polls - 1;
+        buckets[bucket(longest_ms * MS)] += 1;
+    }
+    Histogram::new(&buckets)
+}
+
+/// The number of the system call on x86-64.
+const CLOCK_NANOSLEEP: u32 = 230;
 
 /// Records of the ring buffer, in its order.
 #[derive(Default)]
@@ -303,6 +321,8 @@ impl Records {
             poll_start_ns,
             stack,
             class: wire::CLASS_SCHEDULER,
+            site: 0,
+            flags: 0,
             zero: 0,
         });
     }
@@ -321,6 +341,8 @@ impl Records {
             start_ns: at_us(us.0),
             runnable_ns: runnable_us * US,
             stack,
+            cause: CLOCK_NANOSLEEP,
+            zero: 0,
         });
     }
 
@@ -589,6 +611,9 @@ fn rest() -> Rest {
         polls,
         total: Nanos(total_ms * MS),
         max: Nanos(max_ms * MS),
+        durations: durations(polls, max_ms),
+        tasks: 3,
+        delays: Delays::default(),
     };
     let mut counters = [0; wire::COUNTERS as usize];
     for (counter, value) in [

@@ -82,16 +82,40 @@ pub fn find_caller(scratch: *mut Scratch, walk: &Walk, start: u64) -> Option<Cal
     plainest(walk, has_frame)
 }
 
-/// Whether a thread stands behind a probe's breakpoint that the kernel has not handled yet, on a function's first
-/// instruction: the address is one too high, and nothing was pushed yet. (Behind an instruction that the kernel
-/// has emulated the word at the stack pointer is what was pushed, and no return address.)
+/// What a probe puts in the place of an instruction's first byte.
+const BREAKPOINT: u64 = 0xcc;
+
+/// Whether a thread may stand behind a probe's breakpoint that the kernel has not handled yet, on a function's first
+/// instruction: the address is one too high, and nothing was pushed yet. Then the word at the stack pointer, which is
+/// returned, is a return address. (Behind an instruction that the kernel has emulated it is what was pushed, which can be
+/// anything, also data that looks like a call: the caller looks whether code is there.)
 #[inline(always)]
-pub fn is_trap_pending(pc: u64, stack_pointer: u64) -> bool {
-    const BREAKPOINT: u64 = 0xcc;
+pub fn trap_pending(pc: u64, stack_pointer: u64) -> Option<u64> {
     let mut return_address = 0;
-    !config::is_aarch64()
+    (!config::is_aarch64()
         && code_before(pc) >> 56 == BREAKPOINT
         && read_word(stack_pointer, &mut return_address)
+        && (is_behind_call(return_address) || is_behind_call_through_memory(return_address)))
+    .then_some(return_address)
+}
+
+/// Whether the kernel may be emulating a probed push, and has moved the stack pointer and not yet the program counter: then
+/// the word at the stack pointer, which is returned, is what was pushed. (Seen on virtual machines, where the clock's
+/// interrupt often comes right behind a write to user memory.)
+#[inline(always)]
+pub fn push_pending(pc: u64, stack_pointer: u64) -> Option<u64> {
+    let mut pushed = 0;
+    (!config::is_aarch64()
+        && code_before(pc.wrapping_add(1)) >> 56 == BREAKPOINT
+        && read_word(stack_pointer, &mut pushed))
+    .then_some(pushed)
+}
+
+/// Whether the word there is a return address, as far as the code in front of where it leads tells.
+#[inline(always)]
+pub fn is_return_address_at(addr: u64) -> bool {
+    let mut return_address = 0;
+    read_word(addr, &mut return_address)
         && (is_behind_call(return_address) || is_behind_call_through_memory(return_address))
 }
 

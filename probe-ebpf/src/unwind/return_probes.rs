@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `stack` is the stack pointer at the function's entry. Where several probes are on one function it comes
-//! several times, each time with the same original.
+//! several times, each time with the same original. The kernel replaces the return address first and puts the original
+//! into the list then: in between it is known to our own entry probe alone.
 
 use core::ffi::c_void;
 
@@ -14,7 +15,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use holdup_probe_ebpf::wire;
 
 use super::read_word;
-use crate::{emit::count, maps::config, registers};
+use crate::{emit::count, maps::config, registers, threads};
 
 /// The rest of a thread's list.
 #[repr(C)]
@@ -23,7 +24,14 @@ pub struct Instances {
     next: u64,
     /// Its `stack`.
     stack: u64,
+    /// What the entry probes of the thread saw last, of whoever has a record.
+    entered: wire::Entered,
 }
+
+const NOTHING: wire::Entered = wire::Entered {
+    stack_pointer: 0,
+    return_address: 0,
+};
 
 /// Instances that are passed over at one frame: more than one only where several probes are on one function.
 const AT_ONE_FRAME: u32 = 8;
@@ -32,7 +40,15 @@ impl Instances {
     /// Of the running thread, by its `task_struct`. Empty where the kernel does not tell how it keeps them.
     #[inline(always)]
     pub fn of(task: u64) -> Instances {
-        let mut list = Instances { next: 0, stack: 0 };
+        let mut list = Instances {
+            next: 0,
+            stack: 0,
+            entered: NOTHING,
+        };
+        if let Some(thread) = threads::current() {
+            // SAFETY: the running thread's record.
+            list.entered = unsafe { (*thread).entered };
+        }
         if config::task_utask() == 0 {
             return list;
         }
@@ -63,10 +79,21 @@ impl Instances {
             self.look();
         }
         if self.next == 0 || self.stack != entry_stack_pointer {
+            if self.entered.stack_pointer == entry_stack_pointer && is_trampoline(return_address, 1)
+            {
+                count(wire::COUNTER_RETURN_ADDRESSES_RESTORED);
+                return self.entered.return_address;
+            }
             return return_address;
         }
         count(wire::COUNTER_RETURN_ADDRESSES_RESTORED);
         read(self.next + config::return_instance_original())
+    }
+
+    /// Whether a function with a return probe was entered last with this stack pointer.
+    #[inline(always)]
+    pub fn is_innermost(&self, entry_stack_pointer: u64) -> bool {
+        self.next != 0 && self.stack == entry_stack_pointer
     }
 
     /// For a thread that may stand on the trampoline: where the function that has just returned leads, if that
@@ -83,14 +110,7 @@ impl Instances {
     pub fn on_trampoline(&mut self, pc: u64, stack_pointer: u64) -> Option<Left> {
         const PUSHED: u64 = 3 * 8;
         const LENGTH: u64 = 0x11;
-        // Its first seven instruction bytes, as above; older kernels have a breakpoint in their place.
-        const BEGINS: u64 = 0x00c0_c748_5341_5150;
-        const BREAKPOINT: u64 = 0xcc;
-        let mut page = 0;
-        let is_trampoline = pc & 0xfff < LENGTH
-            && read_word(pc & !0xfff, &mut page)
-            && (page & (u64::MAX >> 8) == BEGINS || page & 0xff == BREAKPOINT);
-        if !is_trampoline {
+        if !is_trampoline(pc, LENGTH) {
             return None;
         }
         let pops = registers::return_pops();
@@ -114,6 +134,18 @@ impl Instances {
             stack_pointer: original.wrapping_add(pops),
         })
     }
+}
+
+/// Whether an address lies in the first bytes of the trampoline.
+#[inline(always)]
+fn is_trampoline(addr: u64, bytes: u64) -> bool {
+    // Its first seven instruction bytes, as `on_trampoline` shows them; older kernels have a breakpoint in their place.
+    const BEGINS: u64 = 0x00c0_c748_5341_5150;
+    const BREAKPOINT: u64 = 0xcc;
+    let mut page = 0;
+    addr & 0xfff < bytes
+        && read_word(addr & !0xfff, &mut page)
+        && (page & (u64::MAX >> 8) == BEGINS || page & 0xff == BREAKPOINT)
 }
 
 /// A function that has returned.

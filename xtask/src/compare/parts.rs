@@ -41,7 +41,7 @@ pub fn parts(truth: &Truth, report: &Reported) -> Vec<Check> {
             pairs.push((parts, poll));
         }
     }
-    if pairs.is_empty() {
+    if by_poll.is_empty() {
         return Vec::new();
     }
     let kinds: BTreeSet<&str> = pairs
@@ -59,9 +59,20 @@ pub fn parts(truth: &Truth, report: &Reported) -> Vec<Check> {
                 .iter()
                 .filter(|(truth, said)| agrees(*truth, *said))
                 .count();
-            share_of(&format!("parts of polls: {kind}"), agree, both.len(), AGREE)
+            let check = share_of(&format!("parts of polls: {kind}"), agree, both.len(), AGREE);
+            // None of none is no agreement.
+            Check {
+                holds: check.holds && !both.is_empty(),
+                ..check
+            }
         })
         .collect();
+    checks.push(Check {
+        what: "polls with parts in both".to_owned(),
+        figure: format!("{} of {}", pairs.len(), by_poll.len()),
+        allowed: "at least 1".to_owned(),
+        holds: !pairs.is_empty(),
+    });
     let sum = |of: &dyn Fn(&LongPoll) -> u64| pairs.iter().map(|(_, poll)| of(poll)).sum::<u64>();
     let slept = sum(&|poll| poll.asleep.iter().flat_map(BTreeMap::values).sum());
     let unknown = sum(&|poll| {

@@ -23,6 +23,7 @@ pub enum Role {
     DropAcquire,
     ReleasePermits,
     Handoff,
+    Wake,
 }
 
 impl Role {
@@ -35,6 +36,7 @@ impl Role {
             }
             Role::Acquire | Role::DropAcquire | Role::ReleasePermits => Family::TokioSync,
             Role::Handoff => Family::BlockInPlace,
+            Role::Wake => Family::Wakes,
         }
     }
 }
@@ -182,6 +184,16 @@ pub(super) const WANTED: &[Wanted] = &[
         "Semaphore::add_permits_locked",
         Role::ReleasePermits,
     ),
+    wanted(
+        "tokio::runtime::task::waker::wake_by_val",
+        "waker::wake_by_val",
+        Role::Wake,
+    ),
+    wanted(
+        "tokio::runtime::task::waker::wake_by_ref",
+        "waker::wake_by_ref",
+        Role::Wake,
+    ),
     wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
     wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
     wanted(SPAWN_FUNCTIONS[2], "LockedImpl::spawn_task", Role::Handoff),
@@ -200,8 +212,9 @@ pub fn slow_path_operation(path: &str) -> Option<u32> {
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 6] = [
+const NEEDLES: [&str; 7] = [
     "3raw4poll",
+    "5waker",
     "_contended",
     "batch_semaphore",
     "11parking_lot",

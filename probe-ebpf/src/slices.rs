@@ -1,0 +1,106 @@
+//! What each thread's polls did, a tenth of a second at a time: enough for a timeline, at the price of ten events a second.
+
+use holdup_probe_ebpf::wire;
+
+use crate::{emit::emit, window};
+
+/// A poll has ended that blocked its runtime, or a task of the blocking pool.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+pub unsafe fn poll_ended(
+    thread: *mut wire::Thread,
+    class: u32,
+    is_worker: bool,
+    start_ns: u64,
+    at_ns: u64,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let slice = &mut (*thread).slice;
+        let duration_ns = at_ns.saturating_sub(start_ns);
+        if slice.start_ns == 0 {
+            slice.start_ns = start_ns;
+        }
+        slice.is_worker |= u64::from(is_worker);
+        // Its loop has ended: no task of the pool.
+        if class == wire::CLASS_WORKER {
+            return;
+        }
+        if wire::is_blocking_class(class) {
+            slice.blocking_polls += 1;
+            slice.blocking_ns += duration_ns;
+        } else {
+            slice.polls += 1;
+            slice.busy_ns += duration_ns;
+            if duration_ns > slice.longest_ns {
+                slice.longest_ns = duration_ns;
+            }
+        }
+        if at_ns.saturating_sub(slice.start_ns) >= wire::SLICE_NS {
+            tell(thread, at_ns);
+        }
+    }
+}
+
+/// A thread that slept outside of scheduler polls is woken, or runs.
+///
+/// # Safety
+/// `thread` is a thread's record, and that thread does not run.
+#[inline(always)]
+pub unsafe fn unparked(thread: *mut wire::Thread) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let since_ns = (*thread).parked_since_ns;
+        (*thread).parked_since_ns = 0;
+        let slice = &mut (*thread).slice;
+        if since_ns == 0 || slice.start_ns == 0 {
+            return;
+        }
+        let from_ns = if since_ns > slice.start_ns {
+            since_ns
+        } else {
+            slice.start_ns
+        };
+        slice.parked_ns += crate::now().saturating_sub(from_ns);
+    }
+}
+
+/// Tells what was done so far, and begins anew.
+///
+/// # Safety
+/// `thread` is the running thread's record.
+#[inline(always)]
+pub unsafe fn tell(thread: *mut wire::Thread, at_ns: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let slice = (*thread).slice;
+        if slice.start_ns == 0 {
+            return;
+        }
+        (*thread).slice = wire::Slice {
+            start_ns: at_ns,
+            polls: 0,
+            busy_ns: 0,
+            longest_ns: 0,
+            parked_ns: 0,
+            blocking_polls: 0,
+            blocking_ns: 0,
+            stolen: 0,
+            is_worker: slice.is_worker,
+        };
+        if !window::includes(at_ns) {
+            return;
+        }
+        let event = wire::WorkerSlice {
+            header: wire::EventHeader {
+                kind: wire::EVENT_WORKER_SLICE,
+                tid: (*thread).tid,
+                at_ns,
+            },
+            slice,
+        };
+        emit(&event, wire::COUNTER_LOST_OTHER);
+    }
+}
