@@ -540,12 +540,7 @@ impl<'a> Recording<'a> {
                 operation: wire::LOCK_TOKIO_ACQUIRE,
                 outcome: wire::OUTCOME_STILL_WAITING,
                 zero: 0,
-                holders: [wire::WaitHolder {
-                    stack: 0,
-                    held_ns: 0,
-                    tid: 0,
-                    nth: 0,
-                }; wire::WAIT_HOLDERS],
+                holders: wire::NO_HOLDERS,
             };
             self.writer.record(still_waiting.as_bytes())?;
         }
@@ -560,9 +555,9 @@ impl<'a> Recording<'a> {
                 address: CodeAddr(poll.site.address),
                 class: poll.class,
                 future: poll.future.clone(),
-                polls: totals.count,
-                total: Nanos(totals.total_ns),
-                max: Nanos(totals.max_ns),
+                polls: totals.polls.count,
+                total: Nanos(totals.polls.total_ns),
+                max: Nanos(totals.polls.max_ns),
                 durations: Histogram::new(&totals.histogram),
                 tasks: totals.tasks,
                 delays: Delays {

@@ -48,14 +48,8 @@ pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
     if !is_wanted && !of_poll {
         return 0;
     }
-    // What may be dropped does not take the room of what is sure to be wanted.
     let is_needed = is_old || (is_wanted && !is_on_grid);
-    let stack = if is_needed || !intern::is_half_full() {
-        unwind::user_stack(KIND_SAMPLE)
-    } else {
-        count(wire::COUNTER_STACKS_NOT_STORED);
-        0
-    };
+    let stack = stack(is_needed);
     // SAFETY: the running thread's record.
     unsafe {
         if !is_wanted {
@@ -72,22 +66,57 @@ pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
             early::tell(record, threads::current_key());
         }
     }
-    count(wire::COUNTER_SAMPLES);
-    let sample = wire::CpuSample {
-        header: wire::EventHeader {
-            kind: wire::EVENT_CPU_SAMPLE,
-            tid: thread.tid,
-            at_ns,
-        },
+    tell(&Sample {
+        tid: thread.tid,
+        at_ns,
         // What spins in a slow path is part of the lock wait.
         poll_start_ns: if spins { 0 } else { poll_start_ns },
         stack,
         class,
         site,
         flags: if is_on_grid { wire::SAMPLE_ON_GRID } else { 0 },
+    });
+    0
+}
+
+/// What a sample is told with.
+pub struct Sample {
+    pub tid: u32,
+    pub at_ns: u64,
+    pub poll_start_ns: u64,
+    pub stack: u64,
+    pub class: u32,
+    pub site: u32,
+    pub flags: u32,
+}
+
+/// Tells of a sample.
+#[inline(always)]
+pub fn tell(sample: &Sample) {
+    count(wire::COUNTER_SAMPLES);
+    let event = wire::CpuSample {
+        header: wire::EventHeader {
+            kind: wire::EVENT_CPU_SAMPLE,
+            tid: sample.tid,
+            at_ns: sample.at_ns,
+        },
+        poll_start_ns: sample.poll_start_ns,
+        stack: sample.stack,
+        class: sample.class,
+        site: sample.site,
+        flags: sample.flags,
         zero: 0,
     };
-    emit(&sample, wire::COUNTER_LOST_SAMPLES);
+    emit(&event, wire::COUNTER_LOST_SAMPLES);
+}
+
+/// The stack of a sample. What may be dropped does not take the room of what is sure to be wanted.
+#[inline(always)]
+fn stack(is_needed: bool) -> u64 {
+    if is_needed || !intern::is_half_full() {
+        return unwind::user_stack(KIND_SAMPLE);
+    }
+    count(wire::COUNTER_STACKS_NOT_STORED);
     0
 }
 
@@ -96,27 +125,15 @@ pub fn cpu_sample(_ctx: PerfEventContext) -> u32 {
 fn sample_stranger(at_ns: u64) {
     let tid = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
     threads::tell_seen(tid);
-    count(wire::COUNTER_SAMPLES);
-    let stack = if intern::is_half_full() {
-        count(wire::COUNTER_STACKS_NOT_STORED);
-        0
-    } else {
-        unwind::user_stack(KIND_SAMPLE)
-    };
-    let sample = wire::CpuSample {
-        header: wire::EventHeader {
-            kind: wire::EVENT_CPU_SAMPLE,
-            tid,
-            at_ns,
-        },
+    tell(&Sample {
+        tid,
+        at_ns,
         poll_start_ns: 0,
-        stack,
+        stack: stack(false),
         class: wire::CLASS_UNKNOWN,
         site: wire::NO_SITE,
         flags: wire::SAMPLE_ON_GRID,
-        zero: 0,
-    };
-    emit(&sample, wire::COUNTER_LOST_SAMPLES);
+    });
 }
 
 /// Whether this tick of this CPU is one on which everything is sampled.

@@ -5,6 +5,7 @@
 use holdup_probe_ebpf::wire;
 
 use crate::{
+    cpu,
     emit::{count, emit},
     maps::THREADS,
     polls,
@@ -22,12 +23,7 @@ pub const NONE: wire::Early = wire::Early {
     handover_ns: 0,
     releases: 0,
     operation: 0,
-    holder: wire::WaitHolder {
-        stack: 0,
-        held_ns: 0,
-        tid: 0,
-        nth: 0,
-    },
+    holder: wire::NO_HOLDER,
 };
 
 /// Keeps something.
@@ -80,16 +76,11 @@ pub unsafe fn tell(thread: *mut wire::Thread, key: u64) {
 #[inline(always)]
 pub unsafe fn tell_of(thread: *mut wire::Thread, key: u64, depth: u32) {
     // SAFETY: the caller's promise.
-    if unsafe { (*thread).early_count } != 0 {
-        tell_kept(thread, key, depth);
-    }
-}
-
-#[inline(always)]
-fn tell_kept(thread: *mut wire::Thread, key: u64, depth: u32) {
-    // SAFETY: a map value.
     unsafe {
         let kept = (*thread).early_count;
+        if kept == 0 {
+            return;
+        }
         (*thread).early_count = 0;
         for n in 0..wire::EARLY as u32 {
             if n < kept {
@@ -123,19 +114,15 @@ extern "C" fn tell_one(key: u64, depth: u32, n: u32) -> u64 {
         at_ns: early.at_ns,
     };
     match early.kind {
-        wire::EARLY_SAMPLE => {
-            count(wire::COUNTER_SAMPLES);
-            let sample = wire::CpuSample {
-                header: header(wire::EVENT_CPU_SAMPLE),
-                poll_start_ns: poll.start_ns,
-                stack: early.stack,
-                class: poll.class,
-                site: poll.site,
-                flags: 0,
-                zero: 0,
-            };
-            emit(&sample, wire::COUNTER_LOST_SAMPLES);
-        }
+        wire::EARLY_SAMPLE => cpu::tell(&cpu::Sample {
+            tid,
+            at_ns: early.at_ns,
+            poll_start_ns: poll.start_ns,
+            stack: early.stack,
+            class: poll.class,
+            site: poll.site,
+            flags: 0,
+        }),
         wire::EARLY_OFF_CPU => {
             let interval = wire::OffCpu {
                 header: header(wire::EVENT_OFF_CPU),
@@ -149,7 +136,7 @@ extern "C" fn tell_one(key: u64, depth: u32, n: u32) -> u64 {
             emit(&interval, wire::COUNTER_LOST_OFF_CPU);
         }
         _ => {
-            let mut holders = crate::locks::NO_HOLDERS;
+            let mut holders = wire::NO_HOLDERS;
             holders[0] = early.holder;
             let wait = wire::LockWait {
                 header: header(wire::EVENT_LOCK_WAIT),

@@ -23,7 +23,7 @@ use crate::{
     maps::{EMPTY_LOCK, HOLDS, LOCKS, PAIRS, config},
     permits, polls,
     scratch::{self, Scratch},
-    threads, window,
+    sums, threads, window,
 };
 
 /// Releases of a lock that are remembered: a wait that sees more of them knows the last ones. A power of two.
@@ -377,11 +377,7 @@ fn add<K>(map: &HashMap<K, wire::Totals>, key: &K, time_ns: u64, not_stored: u32
         }
     };
     // SAFETY: a map value, aligned.
-    unsafe {
-        atomics::add(&raw mut (*totals).count, 1);
-        atomics::add(&raw mut (*totals).total_ns, time_ns);
-        atomics::raise(&raw mut (*totals).max_ns, time_ns);
-    }
+    unsafe { sums::add(totals, time_ns) };
 }
 
 /// A wait that has ended.
@@ -432,12 +428,7 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
         (*join).operation = wait.operation;
         (*join).is_recorded = u32::from(wait.is_recorded);
         (*join).releases = 0;
-        (*join).holders = [wire::WaitHolder {
-            stack: 0,
-            held_ns: 0,
-            tid: 0,
-            nth: 0,
-        }; wire::WAIT_HOLDERS];
+        (*join).holders = wire::NO_HOLDERS;
         if let Some(state) = known(wait.lock) {
             // A release meanwhile must not shift the places of those before it.
             let seen = (*state).seen;

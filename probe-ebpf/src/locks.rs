@@ -24,11 +24,10 @@ use crate::{
     atomics, early,
     emit::{count, emit},
     holders::{self, Join, Wait},
-    log2::log2,
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
     permits, polls,
     registers::{self, saved},
-    scratch, threads, unwind, window,
+    scratch, sums, threads, unwind, window,
 };
 
 const DEPTH: u32 = wire::LOCK_DEPTH as u32;
@@ -328,7 +327,7 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
                 handover_ns: join.map_or(wait_ns, Join::handover_ns),
                 releases: join.map_or(0, |join| join.releases),
                 operation: key.operation,
-                holder: join.map_or(early::NONE.holder, Join::main_holder),
+                holder: join.map_or(wire::NO_HOLDER, Join::main_holder),
                 ..early::NONE
             };
             early::keep(thread, &kept);
@@ -338,14 +337,6 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
         scratch::release(scratch);
     }
 }
-
-/// Nobody.
-pub const NO_HOLDERS: [wire::WaitHolder; wire::WAIT_HOLDERS] = [wire::WaitHolder {
-    stack: 0,
-    held_ns: 0,
-    tid: 0,
-    nth: 0,
-}; wire::WAIT_HOLDERS];
 
 #[inline(always)]
 fn emit_wait(
@@ -373,7 +364,7 @@ fn emit_wait(
         operation: key.operation,
         outcome: key.outcome,
         zero: 0,
-        holders: join.map_or(NO_HOLDERS, |join| join.holders),
+        holders: join.map_or(wire::NO_HOLDERS, |join| join.holders),
     };
     emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
 }
@@ -701,15 +692,7 @@ fn aggregate(key: &wire::LockWaitKey, wait_ns: u64, join: Option<&Join>) {
             atomics::add(&raw mut (*totals).joined_count, 1);
             atomics::add(&raw mut (*totals).handover_ns, join.handover_ns());
         }
-        let bucket = log2(wait_ns);
-        let last = wire::LOCK_WAIT_BUCKETS as u32 - 1;
-        let bucket = if bucket > last { last } else { bucket };
-        atomics::add(
-            (&raw mut (*totals).log2_histogram)
-                .cast::<u64>()
-                .add(bucket as usize),
-            1,
-        );
+        sums::count_log2(&raw mut (*totals).log2_histogram, wait_ns);
     }
 }
 

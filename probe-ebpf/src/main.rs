@@ -8,8 +8,8 @@
 //! for a program, for any arguments, and callers know no more of its result than its type. (Arguments are
 //! numbers and pointers to plain structs, which may be null; the result is a number.)
 //!
-//! On the host the binary is an empty `main`,
-//! so that `cargo check --workspace --all-targets` works with a stable toolchain.
+//! On the host the binary is an empty `main`, so that `cargo check --workspace --all-targets` works with a stable
+//! toolchain.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -29,8 +29,6 @@ mod intern;
 #[cfg(target_arch = "bpf")]
 mod locks;
 #[cfg(target_arch = "bpf")]
-mod log2;
-#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod permits;
@@ -44,6 +42,8 @@ mod sched;
 mod scratch;
 #[cfg(target_arch = "bpf")]
 mod slices;
+#[cfg(target_arch = "bpf")]
+mod sums;
 #[cfg(target_arch = "bpf")]
 mod tasks;
 #[cfg(target_arch = "bpf")]

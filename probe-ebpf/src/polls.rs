@@ -32,9 +32,10 @@ use crate::{
     atomics, early,
     emit::{count, count_by, emit, emit_urgent},
     locks,
-    log2::log2,
     maps::{BLOCKING_POLLS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, TASKS, config},
-    registers, slices, threads, wakes, window,
+    registers, slices,
+    sums::{self, log2},
+    threads, wakes, window,
 };
 
 const DEPTH: u32 = wire::POLL_DEPTH as u32;
@@ -376,9 +377,7 @@ fn totals(site: u32, ns: u64) {
         let bucket = wire::duration_bucket(ns, log2(ns));
         // SAFETY: a map value of words, aligned.
         unsafe {
-            atomics::add(&raw mut (*totals).count, 1);
-            atomics::add(&raw mut (*totals).total_ns, ns);
-            atomics::raise(&raw mut (*totals).max_ns, ns);
+            sums::add(&raw mut (*totals).polls, ns);
             // The bound is for the verifier.
             if bucket < wire::DURATION_BUCKETS {
                 let buckets = (&raw mut (*totals).histogram).cast::<u64>();

@@ -86,24 +86,23 @@ fn switched_out(record: *mut wire::Thread, runnable: bool, state: u32) {
 fn switched_in(record: *mut wire::Thread, key: u64) {
     // SAFETY: the thread is about to run, so none of its own probes can.
     unsafe {
-        let thread = &mut *record;
         // By whoever woke it, if that was seen.
         slices::unparked(record);
         let start_ns = (*record).off_cpu_start_ns;
         if start_ns == 0 {
             return;
         }
-        thread.off_cpu_start_ns = 0;
+        (*record).off_cpu_start_ns = 0;
         let at_ns = crate::now();
         let whole_ns = at_ns.saturating_sub(start_ns);
-        let runnable_ns = if thread.off_cpu_runnable != 0 {
+        let runnable_ns = if (*record).off_cpu_runnable != 0 {
             whole_ns
-        } else if thread.woken_ns >= start_ns {
-            at_ns.saturating_sub(thread.woken_ns)
+        } else if (*record).woken_ns >= start_ns {
+            at_ns.saturating_sub((*record).woken_ns)
         } else {
             0
         };
-        let Some(poll) = polls::active(thread) else {
+        let Some(poll) = polls::active(record) else {
             return;
         };
         (*poll).run_queue_ns += runnable_ns;

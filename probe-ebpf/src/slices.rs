@@ -24,18 +24,17 @@ pub unsafe fn poll_ended(
             slice.start_ns = start_ns;
         }
         slice.is_worker |= u64::from(is_worker);
-        // Its loop has ended: no task of the pool.
-        if class == wire::CLASS_WORKER {
-            return;
-        }
-        if wire::is_blocking_class(class) {
-            slice.blocking_polls += 1;
-            slice.blocking_ns += duration_ns;
-        } else {
-            slice.polls += 1;
-            slice.busy_ns += duration_ns;
-            if duration_ns > slice.longest_ns {
-                slice.longest_ns = duration_ns;
+        match class {
+            // Its loop has ended: no task of the pool.
+            wire::CLASS_WORKER => return,
+            wire::CLASS_BLOCKING => {
+                slice.blocking_polls += 1;
+                slice.blocking_ns += duration_ns;
+            }
+            _ => {
+                slice.polls += 1;
+                slice.busy_ns += duration_ns;
+                slice.longest_ns = slice.longest_ns.max(duration_ns);
             }
         }
         if at_ns.saturating_sub(slice.start_ns) >= wire::SLICE_NS {
@@ -58,11 +57,7 @@ pub unsafe fn unparked(thread: *mut wire::Thread) {
         if since_ns == 0 || slice.start_ns == 0 {
             return;
         }
-        let from_ns = if since_ns > slice.start_ns {
-            since_ns
-        } else {
-            slice.start_ns
-        };
+        let from_ns = since_ns.max(slice.start_ns);
         slice.parked_ns += crate::now().saturating_sub(from_ns);
     }
 }

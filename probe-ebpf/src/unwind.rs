@@ -166,7 +166,7 @@ fn has_half_pushed(ranges: *const Ranges, walk: &Walk) -> bool {
     let entry = walk.stack_pointer.wrapping_add(8);
     tables::find(ranges, pushed.wrapping_sub(1)).is_err()
         && tables::find(ranges, walk.pc).is_ok_and(|found| found.start == walk.pc)
-        && (walk.instances.is_innermost(entry) || no_cfi::is_return_address_at(entry))
+        && (walk.instances.is_innermost(entry) || no_cfi::return_address_at(entry).is_some())
 }
 
 /// Counts by outcome. The bound is for the verifier.

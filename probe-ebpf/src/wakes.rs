@@ -12,11 +12,9 @@ use aya_ebpf::{helpers::bpf_probe_read_user, macros::uprobe, programs::ProbeCont
 use holdup_probe_ebpf::wire;
 
 use crate::{
-    atomics,
     emit::{count, emit},
-    log2::log2,
     maps::{SITE_TOTALS, TASKS, config},
-    polls, registers, threads, window,
+    polls, registers, sums, threads, window,
 };
 
 /// A task is woken: `wake_by_val(header)` or `wake_by_ref(header)`.
@@ -96,16 +94,10 @@ pub extern "C" fn delay_ended(
     }
     let delay_ns = start_ns.saturating_sub(task.woken_ns);
     if let Some(totals) = SITE_TOTALS.get_ptr_mut(site) {
-        let last = wire::DELAY_BUCKETS as u32 - 1;
-        let bucket = log2(delay_ns);
-        let bucket = if bucket > last { last } else { bucket };
         // SAFETY: a map value of words, aligned.
         unsafe {
-            atomics::add(&raw mut (*totals).delays.count, 1);
-            atomics::add(&raw mut (*totals).delays.total_ns, delay_ns);
-            atomics::raise(&raw mut (*totals).delays.max_ns, delay_ns);
-            let buckets = (&raw mut (*totals).delay_log2).cast::<u64>();
-            atomics::add(buckets.add(bucket as usize), 1);
+            sums::add(&raw mut (*totals).delays, delay_ns);
+            sums::count_log2(&raw mut (*totals).delay_log2, delay_ns);
         }
     }
     let tid = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;

@@ -303,6 +303,17 @@ pub struct WaitHolder {
     pub nth: u32,
 }
 
+/// Nobody.
+pub const NO_HOLDER: WaitHolder = WaitHolder {
+    stack: 0,
+    held_ns: 0,
+    tid: 0,
+    nth: 0,
+};
+
+/// Nobody at all.
+pub const NO_HOLDERS: [WaitHolder; WAIT_HOLDERS] = [NO_HOLDER; WAIT_HOLDERS];
+
 /// A lock wait over the threshold, or one inside a poll that reached the sampling age. It ends at `header.at_ns`. Every lock wait, with or without such an event, is in the
 /// aggregation map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -367,7 +378,7 @@ pub struct Hold {
     pub flags: u32,
 }
 
-/// The task was woken on the polling thread's own runtime by a worker, so that it went into that worker's queue.
+/// The task was woken by a thread that runs a runtime: it is taken to have gone into that thread's queue.
 pub const DELAY_LOCAL: u32 = 1 << 0;
 
 /// A task that was ready to run and was not polled for a while, at least the threshold divided by
@@ -398,8 +409,8 @@ pub const DELAY_DIVISOR: u64 = 16;
 /// ... and at least this: shorter ones are ordinary.
 pub const DELAY_FLOOR_NS: u64 = 100_000;
 
-/// What one thread's polls did for a while: until a poll ended that began this long after the last such event, or the
-/// thread. It ends at `header.at_ns`.
+/// What one thread's polls did for a while: told when a poll ends at least [`SLICE_NS`] after the slice's beginning, and when
+/// the thread does. It ends at `header.at_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WorkerSlice {
@@ -433,7 +444,7 @@ pub struct Slice {
     pub is_worker: u64,
 }
 
-/// A [`WorkerSlice`] is told about so often.
+/// A [`WorkerSlice`] is at least so long, unless its thread ends.
 pub const SLICE_NS: u64 = 100_000_000;
 
 /// The target replaced its image: what follows belongs to another program.
@@ -524,15 +535,16 @@ pub struct PairKey {
     pub zero: u32,
 }
 
-/// Value of the maps of who waited for whom and of holds.
+/// Value of the maps of who waited for whom and of holds, and part of [`PollSiteTotals`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Totals {
-    /// Releases during waits; holds that ended.
+    /// Releases during waits; holds or polls that ended; delays.
     pub count: u64,
-    /// How much of the waits these holders took, as in [`WaitHolder`]; the holds, each for at least so long, summed.
+    /// How much of the waits these holders took, as in [`WaitHolder`]; the holds, each for at least so long, summed; the
+    /// polls or delays, summed.
     pub total_ns: u64,
-    /// The most of one wait; the longest hold.
+    /// The most of one wait; the longest hold, poll or delay.
     pub max_ns: u64,
 }
 
@@ -605,11 +617,7 @@ pub const fn is_blocking_class(class: u32) -> bool {
 #[repr(C)]
 pub struct PollSiteTotals {
     /// Polls that ended.
-    pub count: u64,
-    /// Their summed duration.
-    pub total_ns: u64,
-    /// The longest one.
-    pub max_ns: u64,
+    pub polls: Totals,
     /// Tasks among them, as far as they were not met before: exact as long as there are no more than [`TASKS`] of all
     /// sites together, else it may count one again. Not counted on the blocking pool, where each is polled once.
     pub tasks: u64,
@@ -776,8 +784,7 @@ pub const COUNTER_TASK_RELEASES_UNMATCHED: u32 = 32;
 pub const COUNTER_LOST_DELAYS: u32 = 34;
 /// Wakes of tasks that found no room.
 pub const COUNTER_WAKES_NOT_STORED: u32 = 35;
-/// What was seen of young polls and found no room, or was dropped for a poll inside: counted also where the poll
-/// turned out to be short.
+/// What was seen of young polls and found no room, also where the poll turned out to be short.
 pub const COUNTER_EARLY_NOT_KEPT: u32 = 33;
 /// First of the counters of walks by kind of stack and outcome.
 pub const COUNTER_WALKS: u32 = 36;

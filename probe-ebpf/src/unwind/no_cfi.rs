@@ -83,7 +83,7 @@ pub fn find_caller(scratch: *mut Scratch, walk: &Walk, start: u64) -> Option<Cal
 }
 
 /// What a probe puts in the place of an instruction's first byte.
-const BREAKPOINT: u64 = 0xcc;
+pub const BREAKPOINT: u64 = 0xcc;
 
 /// Whether a thread may stand behind a probe's breakpoint that the kernel has not handled yet, on a function's first
 /// instruction: the address is one too high, and nothing was pushed yet. Then the word at the stack pointer, which is
@@ -91,12 +91,10 @@ const BREAKPOINT: u64 = 0xcc;
 /// anything, also data that looks like a call: the caller looks whether code is there.)
 #[inline(always)]
 pub fn trap_pending(pc: u64, stack_pointer: u64) -> Option<u64> {
-    let mut return_address = 0;
-    (!config::is_aarch64()
-        && code_before(pc) >> 56 == BREAKPOINT
-        && read_word(stack_pointer, &mut return_address)
-        && (is_behind_call(return_address) || is_behind_call_through_memory(return_address)))
-    .then_some(return_address)
+    if config::is_aarch64() || code_before(pc) >> 56 != BREAKPOINT {
+        return None;
+    }
+    return_address_at(stack_pointer)
 }
 
 /// Whether the kernel may be emulating a probed push, and has moved the stack pointer and not yet the program counter: then
@@ -111,12 +109,12 @@ pub fn push_pending(pc: u64, stack_pointer: u64) -> Option<u64> {
     .then_some(pushed)
 }
 
-/// Whether the word there is a return address, as far as the code in front of where it leads tells.
+/// The word there, if it is a return address as far as the code in front of where it leads tells.
 #[inline(always)]
-pub fn is_return_address_at(addr: u64) -> bool {
-    let mut return_address = 0;
-    read_word(addr, &mut return_address)
-        && (is_behind_call(return_address) || is_behind_call_through_memory(return_address))
+pub fn return_address_at(addr: u64) -> Option<u64> {
+    let mut word = 0;
+    (read_word(addr, &mut word) && (is_behind_call(word) || is_behind_call_through_memory(word)))
+        .then_some(word)
 }
 
 /// A return address right at the stack pointer, or right behind the saved frame pointer.

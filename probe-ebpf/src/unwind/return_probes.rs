@@ -14,7 +14,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use holdup_probe_ebpf::wire;
 
-use super::read_word;
+use super::{no_cfi::BREAKPOINT, read_word};
 use crate::{emit::count, maps::config, registers, threads};
 
 /// The rest of a thread's list.
@@ -141,7 +141,6 @@ impl Instances {
 fn is_trampoline(addr: u64, bytes: u64) -> bool {
     // Its first seven instruction bytes, as `on_trampoline` shows them; older kernels have a breakpoint in their place.
     const BEGINS: u64 = 0x00c0_c748_5341_5150;
-    const BREAKPOINT: u64 = 0xcc;
     let mut page = 0;
     addr & 0xfff < bytes
         && read_word(addr & !0xfff, &mut page)
