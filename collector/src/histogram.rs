@@ -56,6 +56,16 @@ impl Histogram {
     }
 }
 
+/// Adds a histogram with one entry for each power of two to a sum of such.
+pub fn add_log2(sum: &mut Vec<u64>, histogram: &[u64]) {
+    if sum.len() < histogram.len() {
+        sum.resize(histogram.len(), 0);
+    }
+    for (sum, count) in sum.iter_mut().zip(histogram) {
+        *sum = sum.saturating_add(*count);
+    }
+}
+
 /// A capture file is untrusted input: buckets that there are not end where the last one begins.
 fn start(bucket: u16) -> u64 {
     wire::duration_bucket_start(usize::from(bucket).min(wire::DURATION_BUCKETS - 1))

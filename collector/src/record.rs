@@ -195,8 +195,12 @@ impl<'a> Recording<'a> {
         let config = &options.probes;
         let modules = process.modules()?;
         let mut symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), search);
+        let probed = Probed {
+            sites: plan.polls.len() as u32,
+            has_task_ids: plan.has_task_ids(),
+        };
         let began = Instant::now();
-        let mut probes = Probes::load(config, process.pid(), &probed(plan))?;
+        let mut probes = Probes::load(config, process.pid(), &probed)?;
         let groups = groups(plan, config);
         probes.begin_loading(programs(&groups, options.uncontended));
         let records = probes.records()?;
@@ -221,7 +225,7 @@ impl<'a> Recording<'a> {
                 }
             }
         }
-        let meta = meta(process, plan, config);
+        let meta = meta(process, plan, config, &probed);
         // Ends before starts.
         let return_sites = attach_expected_returns(&mut probes, plan);
         let mut families = attach(&mut probes, process, plan, &groups, config)?;
@@ -572,13 +576,6 @@ impl<'a> Recording<'a> {
     }
 }
 
-fn probed(plan: &AttachPlan) -> Probed {
-    Probed {
-        sites: plan.polls.len() as u32,
-        has_task_ids: plan.has_task_ids(),
-    }
-}
-
 /// What a record asks the recording to do.
 enum Notice {
     CodeUnmapped,
@@ -612,7 +609,7 @@ fn mapped_modules(modules: &Modules) -> Vec<MappedModule> {
     of_files.chain(others).collect()
 }
 
-fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {
+fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config, probed: &Probed) -> Meta {
     let system = rustix::system::uname();
     let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
     Meta {
@@ -631,9 +628,9 @@ fn meta(process: &Process, plan: &AttachPlan, config: &probe::Config) -> Meta {
         threshold: config.threshold,
         sample_after: config.sample_after,
         frequency_hz: config.frequency_hz,
-        grid_ticks: config.grid_ticks,
+        grid_ticks: probe::grid_ticks(config.frequency_hz),
         one_task_of: config.one_task_of,
-        has_task_ids: probed(plan).has_task_ids,
+        has_task_ids: probed.has_task_ids,
         unwind_tables: UnwindTables::default(),
     }
 }

@@ -32,7 +32,7 @@ pub enum SleepKind {
 }
 
 /// What a thread sleeps for, and in which system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asleep {
     /// What for.
     pub kind: SleepKind,

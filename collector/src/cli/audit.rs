@@ -16,8 +16,7 @@ use super::select::{Select, duration};
 use super::{Exit, Failure, say};
 use crate::audit::{Inventory, Names, TOO_LONG, inventory_of, markdown, measure};
 use crate::capture::{self, Capture, EndReason};
-use crate::event::Nanos;
-use crate::probe::{Config, grid_ticks};
+use crate::probe::Config;
 use crate::record::Options;
 use crate::report;
 use crate::target::doctor::Host;
@@ -128,13 +127,8 @@ impl Args {
             duration: self.duration,
             capture,
             probes: Config {
-                threshold: TOO_LONG,
-                sample_after: Nanos(TOO_LONG.0 / 4),
-                frequency_hz: self.frequency,
                 sample_everything: true,
-                grid_ticks: grid_ticks(self.frequency),
-                one_task_of: 1,
-                ..Config::default()
+                ..Config::new(TOO_LONG, self.frequency)
             },
             debug_sources: self.debug.sources(),
             uncontended: !self.contended_only,

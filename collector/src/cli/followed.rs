@@ -18,7 +18,7 @@ use super::{Exit, Failure};
 use crate::capture;
 use crate::event::{Nanos, Pid};
 use crate::follow::BEGUN;
-use crate::probe::{Config, grid_ticks};
+use crate::probe::Config;
 use crate::record::{self, Options};
 use crate::report;
 use crate::target::{Process, TargetError};
@@ -59,13 +59,7 @@ impl Args {
         let options = Options {
             duration: None,
             capture: output.join("capture.holdup"),
-            probes: Config {
-                threshold,
-                sample_after: Nanos(threshold.0 / 4),
-                frequency_hz: self.frequency,
-                grid_ticks: grid_ticks(self.frequency),
-                ..Config::default()
-            },
+            probes: Config::new(threshold, self.frequency),
             debug_sources: self.debug.sources(),
             uncontended: self.uncontended,
             stuck_after: STUCK_AFTER,

@@ -16,7 +16,7 @@ use super::{Exit, Failure, say};
 use crate::capture::{self, CaptureError, EndReason};
 use crate::classify::Rules;
 use crate::event::Nanos;
-use crate::probe::{Config, ProbeError, grid_ticks};
+use crate::probe::{Config, ProbeError};
 use crate::record::{self, News, Options, RecordError};
 use crate::render;
 use crate::report;
@@ -127,14 +127,10 @@ impl Args {
             duration: self.duration,
             capture: output.join("capture.holdup"),
             probes: Config {
-                threshold,
-                sample_after: Nanos(threshold.0 / 4),
-                frequency_hz: self.frequency,
                 ring_buffer_bytes: self.ring_buffer_bytes,
                 uprobe_multi: !self.no_uprobe_multi,
-                sample_everything: false,
-                grid_ticks: grid_ticks(self.frequency),
                 one_task_of: self.one_task_of,
+                ..Config::new(threshold, self.frequency)
             },
             debug_sources: self.debug.sources(),
             uncontended: self.uncontended,

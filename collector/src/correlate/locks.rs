@@ -8,6 +8,7 @@ use crate::event::{
     Event, HoldTotals, LockAddr, LockOperation, LockOutcome, LockWait, LockWaitTotals, Nanos,
     PairTotals,
 };
+use crate::histogram::add_log2;
 
 /// What sort of lock. Memory is used again: the same address can be several one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -127,12 +128,7 @@ pub fn by_lock<'a>(
             .entry(entry.operation)
             .or_default()
             .add(entry);
-        if lock.log2_histogram.len() < entry.log2_histogram.len() {
-            lock.log2_histogram.resize(entry.log2_histogram.len(), 0);
-        }
-        for (sum, count) in lock.log2_histogram.iter_mut().zip(&entry.log2_histogram) {
-            *sum = sum.saturating_add(*count);
-        }
+        add_log2(&mut lock.log2_histogram, &entry.log2_histogram);
         lock.ended.push(entry);
     }
     for event in events {

@@ -38,8 +38,6 @@ pub struct Config {
     pub uprobe_multi: bool,
     /// Sample every thread of the target at any time, not only what may be slow.
     pub sample_everything: bool,
-    /// Sample every thread of the target at every so many ticks of `frequency_hz`; 0 for never.
-    pub grid_ticks: u32,
     /// Look at the delays of one of so many tasks: a power of two; 0 for none, and then no probe is put on wakes.
     pub one_task_of: u32,
 }
@@ -63,17 +61,22 @@ pub struct Probed {
 
 impl Default for Config {
     fn default() -> Self {
-        let threshold = Nanos(5_000_000);
+        Config::new(Nanos(5_000_000), 997)
+    }
+}
+
+impl Config {
+    /// The usual one with this threshold and frequency.
+    pub fn new(threshold: Nanos, frequency_hz: u32) -> Self {
         Config {
             threshold,
-            // A quarter: three quarters of the shortest long poll are sampled, and polls of ordinary
-            // length cost nothing.
+            // A quarter: of three quarters of the shortest long poll nothing has to be kept, and polls of ordinary length
+            // cause no events.
             sample_after: Nanos(threshold.0 / 4),
-            frequency_hz: 997,
+            frequency_hz,
             ring_buffer_bytes: 8 << 20,
             uprobe_multi: true,
             sample_everything: false,
-            grid_ticks: grid_ticks(997),
             one_task_of: 1,
         }
     }
@@ -201,7 +204,7 @@ impl Probes {
             .override_global("THRESHOLD_NS", &config.threshold.0, true)
             .override_global("SAMPLE_AFTER_NS", &config.sample_after.0, true)
             .override_global("SAMPLE", &sample, true)
-            .override_global("GRID_TICKS", &config.grid_ticks, true)
+            .override_global("GRID_TICKS", &grid_ticks(config.frequency_hz), true)
             .override_global("TASK_MASK", &config.one_task_of.saturating_sub(1), true)
             .override_global("HAS_TASK_IDS", &u8::from(probed.has_task_ids), true)
             .override_global("TARGET_TGID", &pid.0, true)

@@ -143,11 +143,11 @@ fn call_sites(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if report.call_sites.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\n{}", style.bold("Where long polls spent their time"))?;
-    writeln!(
+    heading(
         out,
-        "{}",
-        style.dim("      time  share  polls  doing      where")
+        style,
+        "Where long polls spent their time",
+        "      time  share  polls  doing      where",
     )?;
     let total = report.summary.blocking_ns.0.max(1);
     for site in report.call_sites.iter().take(ROWS) {
@@ -171,15 +171,11 @@ fn task_types(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if types.is_empty() {
         return Ok(());
     }
-    writeln!(
+    heading(
         out,
-        "\n{}",
-        style.bold("Polls by type of task, most time first")
-    )?;
-    writeln!(
-        out,
-        "{}",
-        style.dim("   total    polls  tasks   median      99%  longest   long  task")
+        style,
+        "Polls by type of task, most time first",
+        "   total    polls  tasks   median      99%  longest   long  task",
     )?;
     for entry in types.iter().take(ROWS) {
         let (pool, tasks) = match entry.class {
@@ -209,11 +205,11 @@ fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if report.workers.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\n{}", style.bold("Threads of the runtime"))?;
-    writeln!(
+    heading(
         out,
-        "{}",
-        style.dim(" busy  parked    polls    longest  stolen  thread")
+        style,
+        "Threads of the runtime",
+        " busy  parked    polls    longest  stolen  thread",
     )?;
     let (pool, workers): (Vec<_>, Vec<_>) = report
         .workers
@@ -264,17 +260,11 @@ fn locks(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if types.is_empty() {
         return Ok(());
     }
-    writeln!(
+    heading(
         out,
-        "\n{}",
-        style.bold("Locks by type, most waited for first")
-    )?;
-    writeln!(
-        out,
-        "{}",
-        style.dim(
-            "     total    waits    longest  held up to  lock, and who held it while others waited"
-        )
+        style,
+        "Locks by type, most waited for first",
+        "     total    waits    longest  held up to  lock, and who held it while others waited",
     )?;
     for lock in types.iter().take(ROWS) {
         let instances = match lock.instances.len() {
@@ -333,6 +323,12 @@ fn times(count: u64) -> String {
         1 => "once".to_owned(),
         count => format!("{count} times"),
     }
+}
+
+/// Of a table.
+fn heading(out: &mut String, style: Style, title: &str, columns: &str) -> fmt::Result {
+    writeln!(out, "\n{}", style.bold(title))?;
+    writeln!(out, "{}", style.dim(columns))
 }
 
 fn rest(out: &mut String, rows: usize) -> fmt::Result {

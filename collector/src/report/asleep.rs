@@ -2,32 +2,49 @@
 
 use std::collections::BTreeMap;
 
-use super::AsleepEntry;
 use super::words::percent;
+use super::{AsleepEntry, LongPollEntry};
 use crate::classify::{Asleep, SleepKind};
 use crate::correlate::{Activity, Share};
 use crate::event::Nanos;
 
-/// Sleep by reason; most first.
-#[derive(Clone, Debug, Default)]
-pub struct AsleepSum(BTreeMap<Asleep, Nanos>);
-
-impl AsleepSum {
-    /// Adds a share of a long poll, if it is sleep.
-    pub fn add(&mut self, share: &Share, architecture: &str) {
+/// What one long poll slept for.
+pub fn of_shares(shares: &[Share], architecture: &str) -> Vec<AsleepEntry> {
+    let mut sum = AsleepSum::default();
+    for share in shares {
         if share.activity == Activity::Sleep {
-            let asleep = Asleep::new(share.cause, architecture);
-            *self.0.entry(asleep).or_default() += share.time;
+            let Asleep { kind, call } = Asleep::new(share.cause, architecture);
+            sum.add(kind, call, share.time);
         }
     }
+    sum.finish()
+}
 
-    /// The reasons.
-    pub fn finish(self) -> Vec<AsleepEntry> {
+/// What several slept for, all together.
+pub fn of_polls<'a>(polls: impl IntoIterator<Item = &'a LongPollEntry>) -> Vec<AsleepEntry> {
+    let mut sum = AsleepSum::default();
+    for entry in polls.into_iter().flat_map(|poll| &poll.asleep) {
+        sum.add(entry.kind, entry.call.as_deref(), entry.time_ns);
+    }
+    sum.finish()
+}
+
+/// Sleep by reason.
+#[derive(Default)]
+struct AsleepSum<'a>(BTreeMap<(SleepKind, Option<&'a str>), Nanos>);
+
+impl<'a> AsleepSum<'a> {
+    fn add(&mut self, kind: SleepKind, call: Option<&'a str>, time: Nanos) {
+        *self.0.entry((kind, call)).or_default() += time;
+    }
+
+    /// Most first.
+    fn finish(self) -> Vec<AsleepEntry> {
         let reasons = self.0.into_iter();
         let mut entries: Vec<AsleepEntry> = reasons
-            .map(|(asleep, time_ns)| AsleepEntry {
-                kind: asleep.kind,
-                call: asleep.call.map(str::to_owned),
+            .map(|((kind, call), time_ns)| AsleepEntry {
+                kind,
+                call: call.map(str::to_owned),
                 time_ns,
             })
             .collect();

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::stacks::Stacks;
-use super::{Flame, FlameFrame, FrameKind};
+use super::{Flame, FlameFrame, FrameKind, WorkerEntry};
 use crate::capture::Capture;
 use crate::correlate::{Activity, Evidence, LockKind, LockWaits, PollAnatomy, Share};
 use crate::event::{
@@ -73,18 +73,13 @@ pub fn on_cpu(
     stacks: &Stacks,
     task_name: impl Fn(SiteId) -> String,
     threads: &BTreeMap<Tid, &str>,
+    workers: &[WorkerEntry],
 ) -> Flame {
     let ticks = u64::from(capture.meta.grid_ticks);
     let each = Nanos(ticks * (1_000_000_000 / u64::from(capture.meta.frequency_hz.max(1))));
     // A worker's loop may have begun before the recording.
-    let of_runtime: BTreeSet<Tid> = capture
-        .events
-        .iter()
-        .filter_map(|event| match event {
-            Event::WorkerSlice(slice) if slice.polls > 0 => Some(slice.tid),
-            _ => None,
-        })
-        .collect();
+    let of_runtime = workers.iter().filter(|worker| worker.polls > 0);
+    let of_runtime: BTreeSet<u32> = of_runtime.map(|worker| worker.tid).collect();
     let mut flame = Flame::default();
     for event in &capture.events {
         let Event::CpuSample(sample) = event else {
@@ -101,7 +96,7 @@ pub fn on_cpu(
                 format!("[blocking pool] {}", task_name(site))
             }
             (Some(_), Some(site)) => task_name(site),
-            _ if of_runtime.contains(&sample.tid) => "[runtime: between polls]".to_owned(),
+            _ if of_runtime.contains(&sample.tid.0) => "[runtime: between polls]".to_owned(),
             _ => match threads.get(&sample.tid) {
                 Some(name) => format!("[thread: {name}]"),
                 None => "[another thread]".to_owned(),

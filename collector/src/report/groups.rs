@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::asleep::AsleepSum;
+use super::asleep;
 use super::holders::HolderSum;
 use super::locks::site_of_lock;
 use super::stacks::{SiteKey, Stacks, call_site, called_by_site};
@@ -58,19 +58,14 @@ pub struct PollGroup {
 type Place = (Activity, Result<SiteKey, Option<SiteId>>);
 
 /// Groups long polls; `entries` are the same polls in the report. Most time first.
-pub fn group(
-    polls: &[PollAnatomy],
-    entries: &[LongPollEntry],
-    stacks: &Stacks,
-    architecture: &str,
-) -> Vec<PollGroup> {
+pub fn group(polls: &[PollAnatomy], entries: &[LongPollEntry], stacks: &Stacks) -> Vec<PollGroup> {
     let mut members: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
     for (n, anatomy) in polls.iter().enumerate() {
         members.entry(place(anatomy, stacks)).or_default().push(n);
     }
     let mut groups: Vec<PollGroup> = members
         .into_iter()
-        .map(|(place, members)| summed(&place, members, polls, entries, stacks, architecture))
+        .map(|(place, members)| summed(&place, members, polls, entries, stacks))
         .collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.total));
     groups
@@ -141,7 +136,6 @@ fn summed(
     polls: &[PollAnatomy],
     entries: &[LongPollEntry],
     stacks: &Stacks,
-    architecture: &str,
 ) -> PollGroup {
     let mut group = PollGroup {
         activity: *activity,
@@ -165,7 +159,6 @@ fn summed(
     let (mut lines, mut calls) = (Heaviest::new(), Heaviest::new());
     let (mut locks, mut holders) = (Heaviest::new(), HolderSum::default());
     let mut tasks: BTreeMap<&str, (u64, Nanos)> = BTreeMap::new();
-    let mut asleep = AsleepSum::default();
     for &n in &members {
         let (anatomy, entry) = (&polls[n], &entries[n]);
         group.total += entry.duration_ns;
@@ -180,7 +173,6 @@ fn summed(
         task.0 += 1;
         task.1 += entry.duration_ns;
         for share in &anatomy.shares {
-            asleep.add(share, architecture);
             if share.activity == Activity::OnCpu {
                 group.samples.1 += share.events;
             }
@@ -218,7 +210,7 @@ fn summed(
     }
     group.call_site = lines.take();
     group.calls = calls.take();
-    group.asleep = asleep.finish();
+    group.asleep = asleep::of_polls(members.iter().map(|&n| &entries[n]));
     group.other_locks = (locks.0.len() as u64).saturating_sub(1);
     group.lock = locks.take();
     group.holders = holders.finish();

@@ -40,7 +40,6 @@ use crate::capture::Capture;
 use crate::classify::{Asleep, Rules};
 use crate::correlate::{self, LockSums, PollAnatomy, Share, Victims};
 use crate::event::{Event, Nanos, SiteClass, SiteId, StackId, TaskId, Tid};
-use asleep::AsleepSum;
 use locks::Locks;
 use stacks::{Stacks, hex};
 
@@ -68,7 +67,9 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     };
     let victims = correlate::victims(&polls, &capture.events, is_on_pool);
     let long_polls = long_polls(capture, &polls, &victims, &stacks, &threads);
-    let groups = groups::group(&polls, &long_polls, &stacks, &capture.meta.architecture);
+    let poll_sites = poll_sites(capture, &long_polls);
+    let workers = workers::workers(capture, &threads);
+    let groups = groups::group(&polls, &long_polls, &stacks);
     let blocking = flames::blocking(
         capture,
         &polls,
@@ -120,9 +121,8 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         ),
         findings,
         call_sites: groups::call_sites(&polls, &stacks),
-        workers: workers::workers(capture, &threads),
-        task_types: task_types::group(capture, &long_polls),
-        poll_sites: poll_sites(capture, &long_polls),
+        task_types: task_types::group(capture, &poll_sites),
+        poll_sites,
         long_polls,
         lock_types: lock_types::group(&locks.entries),
         locks: locks.entries,
@@ -146,7 +146,14 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
             .collect(),
         blocking,
         lock_wait: lock_flames.by_waiter,
-        on_cpu: flames::on_cpu(capture, &stacks, |site| task_name(capture, site), &threads),
+        on_cpu: flames::on_cpu(
+            capture,
+            &stacks,
+            |site| task_name(capture, site),
+            &threads,
+            &workers,
+        ),
+        workers,
         lock_holder: lock_flames.by_holder,
         lock_pairs: lock_flames.pairs,
     };
@@ -244,6 +251,7 @@ fn long_polls(
     stacks: &Stacks,
     threads: &BTreeMap<Tid, &str>,
 ) -> Vec<LongPollEntry> {
+    let architecture = capture.meta.architecture.as_str();
     let wakes = capture.probes.iter().find(|family| family.name == "wakes");
     let sees_wakes = wakes.is_some_and(|family| family.attached > 0);
     // What was seen stands for so many times as much.
@@ -272,13 +280,7 @@ fn long_polls(
                 run_queue_ns: anatomy.run_queue,
                 sleep_ns: anatomy.sleep,
             },
-            asleep: {
-                let mut asleep = AsleepSum::default();
-                for share in &anatomy.shares {
-                    asleep.add(share, &capture.meta.architecture);
-                }
-                asleep.finish()
-            },
+            asleep: asleep::of_shares(&anatomy.shares, architecture),
             victims: sees_wakes.then(|| VictimsEntry {
                 tasks: (victims.tasks.len() as u64).saturating_mul(times),
                 delays: victims.delays.saturating_mul(times),
@@ -289,7 +291,7 @@ fn long_polls(
             shares: anatomy
                 .shares
                 .iter()
-                .map(|share| share_entry(share, stacks, &capture.meta.architecture))
+                .map(|share| share_entry(share, stacks, architecture))
                 .collect(),
         }
     };

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use holdup_probe_ebpf::wire;
 
-use super::{Certainty, DelayTotals, DurationBucket, LongPollEntry, TaskTypeEntry, task_name};
+use super::{Certainty, DelayTotals, DurationBucket, PollSiteEntry, TaskTypeEntry};
 use crate::capture::{Capture, Delays};
-use crate::event::{Nanos, SiteClass, SiteId};
-use crate::histogram::Histogram;
+use crate::event::{Nanos, SiteClass};
+use crate::histogram::{Histogram, add_log2};
 
 /// Class, future, and where that is not known the poll instance.
 type Key<'a> = (SiteClass, Option<&'a str>, Option<u32>);
@@ -17,23 +17,13 @@ impl DelayTotals {
         self.count = self.count.saturating_add(delays.count);
         self.total_ns += delays.total;
         self.max_ns = self.max_ns.max(delays.max);
-        if self.log2_histogram.len() < delays.log2_histogram.len() {
-            self.log2_histogram.resize(delays.log2_histogram.len(), 0);
-        }
-        for (sum, count) in self.log2_histogram.iter_mut().zip(&delays.log2_histogram) {
-            *sum = sum.saturating_add(*count);
-        }
+        add_log2(&mut self.log2_histogram, &delays.log2_histogram);
     }
 }
 
-/// Types, most time first. A future without a name is a type of its own at each poll instance.
-pub fn group(capture: &Capture, long_polls: &[LongPollEntry]) -> Vec<TaskTypeEntry> {
-    let mut blocking: BTreeMap<u32, (u64, Nanos)> = BTreeMap::new();
-    for poll in long_polls {
-        let (count, total) = blocking.entry(poll.poll_site).or_default();
-        *count += 1;
-        *total += poll.duration_ns;
-    }
+/// Types, most time first; `poll_sites` are the instances that polled. A future without a name is a type of its own at each
+/// instance.
+pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry]) -> Vec<TaskTypeEntry> {
     let tasks = capture.poll_sites.iter().map(|site| site.tasks);
     let all_tasks = tasks.fold(0, u64::saturating_add);
     let tasks_certainty = if !capture.meta.has_task_ids {
@@ -44,16 +34,15 @@ pub fn group(capture: &Capture, long_polls: &[LongPollEntry]) -> Vec<TaskTypeEnt
         Certainty::Exact
     };
     let mut types: BTreeMap<Key<'_>, (TaskTypeEntry, Histogram)> = BTreeMap::new();
-    for (id, site) in (0..).zip(&capture.poll_sites) {
-        let (long_polls, blocking_ns) = blocking.get(&id).copied().unwrap_or_default();
-        if site.polls == 0 && long_polls == 0 {
+    for site in poll_sites {
+        let Some(recorded) = capture.poll_sites.get(site.id as usize) else {
             continue;
-        }
+        };
         let future = site.future.as_deref();
-        let key = (site.class, future, future.is_none().then_some(id));
+        let key = (site.class, future, future.is_none().then_some(site.id));
         let (entry, durations) = types.entry(key).or_insert_with(|| {
             let entry = TaskTypeEntry {
-                task_name: task_name(capture, SiteId(id)),
+                task_name: site.task_name.clone(),
                 future: site.future.clone(),
                 class: site.class,
                 tasks: 0,
@@ -73,12 +62,12 @@ pub fn group(capture: &Capture, long_polls: &[LongPollEntry]) -> Vec<TaskTypeEnt
         });
         entry.tasks = entry.tasks.saturating_add(site.tasks);
         entry.polls = entry.polls.saturating_add(site.polls);
-        entry.total_ns += site.total;
-        entry.max_ns = entry.max_ns.max(site.max);
-        entry.long_polls += long_polls;
-        entry.blocking_ns += blocking_ns;
-        durations.add(&site.durations);
-        entry.delays.add(&site.delays);
+        entry.total_ns += site.total_ns;
+        entry.max_ns = entry.max_ns.max(site.max_ns);
+        entry.long_polls += site.long_polls;
+        entry.blocking_ns += site.blocking_ns;
+        durations.add(&recorded.durations);
+        entry.delays.add(&recorded.delays);
     }
     let types = types.into_values();
     let mut entries: Vec<TaskTypeEntry> = types

@@ -128,11 +128,9 @@ mod tests {
         let asleep = slept.iter().map(|(kind, ns)| ((*kind).to_owned(), *ns));
         said.long_polls[0].asleep = Some(asleep.collect());
         said.long_polls[0].on_cpu_ns = 10 * MS;
-        let checks = parts_of(&happened, &said);
+        let checks = super::parts(&happened, &said);
         wrong(&checks).into_iter().map(str::to_owned).collect()
     }
-
-    use super::parts as parts_of;
 
     /// Half a millisecond of a short part, or a twentieth of a long one.
     #[test]
