@@ -13,3 +13,26 @@ pub use anatomy::{Activity, Evidence, PollAnatomy, Share};
 pub use locks::{LockKind, LockSums, LockWaits, WaitSum, by_lock};
 pub use polls::{Joined, join};
 pub use victims::{Victims, victims};
+
+#[cfg(test)]
+use crate::event::{CodeAddr, Exactness, LongPoll, Nanos, SiteId, TaskAddr, Tid, Timestamp};
+
+/// An exact poll of task 1 at site 0, of which nothing but its ends is known.
+#[cfg(test)]
+fn example_poll(tid: Tid, start: Timestamp, end: Timestamp) -> LongPoll {
+    LongPoll {
+        tid,
+        start,
+        end,
+        task: TaskAddr(1),
+        task_id: None,
+        site: SiteId(0),
+        return_addr: CodeAddr(2),
+        exactness: Exactness::Exact,
+        handed_off: false,
+        unclassified: false,
+        run_queue: Nanos::ZERO,
+        sleep: Nanos::ZERO,
+        lock_wait: Nanos::ZERO,
+    }
+}

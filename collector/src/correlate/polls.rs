@@ -86,11 +86,11 @@ pub fn join<'a>(events: impl IntoIterator<Item = &'a Event>) -> Joined {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Activity, Evidence, Share};
+    use super::super::{Activity, Evidence, Share, example_poll};
     use super::*;
     use crate::event::{
-        CodeAddr, Exactness, LockAddr, LockOperation, LockOutcome, LongPoll, Nanos, OffCpuCause,
-        SiteId, StackId, TaskAddr, WaitHolder,
+        Exactness, LockAddr, LockOperation, LockOutcome, LongPoll, Nanos, OffCpuCause, StackId,
+        WaitHolder,
     };
 
     const TID: Tid = Tid(7);
@@ -98,21 +98,7 @@ mod tests {
     const START: Timestamp = Timestamp(100 * MS);
 
     fn long_poll(ms: u64) -> LongPoll {
-        LongPoll {
-            tid: TID,
-            start: START,
-            end: Timestamp(START.0 + ms * MS),
-            task: TaskAddr(1),
-            task_id: None,
-            site: SiteId(0),
-            return_addr: CodeAddr(2),
-            exactness: Exactness::Exact,
-            handed_off: false,
-            unclassified: false,
-            run_queue: Nanos::ZERO,
-            sleep: Nanos::ZERO,
-            lock_wait: Nanos::ZERO,
-        }
+        example_poll(TID, START, at(ms))
     }
 
     fn at(ms: u64) -> Timestamp {

@@ -82,8 +82,7 @@ fn overlap(one: (Timestamp, Timestamp), other: (Timestamp, Timestamp)) -> Nanos 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::correlate::join;
-    use crate::event::{CodeAddr, Exactness, LongPoll};
+    use crate::correlate::{example_poll, join};
 
     const MS: u64 = 1_000_000;
 
@@ -92,21 +91,7 @@ mod tests {
     }
 
     fn poll(tid: u32, from: u64, to: u64) -> Event {
-        Event::LongPoll(LongPoll {
-            tid: Tid(tid),
-            start: at(from),
-            end: at(to),
-            task: TaskAddr(1),
-            task_id: None,
-            site: SiteId(0),
-            return_addr: CodeAddr(2),
-            exactness: Exactness::Exact,
-            handed_off: false,
-            unclassified: false,
-            run_queue: Nanos::ZERO,
-            sleep: Nanos::ZERO,
-            lock_wait: Nanos::ZERO,
-        })
+        Event::LongPoll(example_poll(Tid(tid), at(from), at(to)))
     }
 
     fn delay(task: u64, (waker, local): (u32, bool), tid: u32, woken: u64, end: u64) -> Event {
