@@ -7,8 +7,8 @@ use crate::capture::EndReason;
 use crate::event::{Nanos, SiteClass};
 use crate::report::words::count;
 use crate::report::{
-    Activity, CallSite, HoldTotalsEntry, LockShape, LockTypeEntry, Report, TaskTypeEntry,
-    WorkerRole,
+    Activity, CallSite, Certainty, HoldTotalsEntry, LockShape, LockTypeEntry, Report,
+    TaskTypeEntry, WorkerRole,
 };
 
 /// Columns that text is wrapped to.
@@ -215,7 +215,15 @@ fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         .workers
         .iter()
         .partition(|entry| entry.role == WorkerRole::BlockingPool);
+    let certainty = if report.capture.one_task_of > 1 {
+        Certainty::LowerBound
+    } else {
+        Certainty::Exact
+    };
     for entry in workers.iter().take(ROWS) {
+        let stolen = entry.stolen.map_or("-".to_owned(), |stolen| {
+            format!("{}{stolen}", certainty.sign())
+        });
         let percent = |ns: Nanos| ns.0 as f64 * 100.0 / entry.observed_ns.0.max(1) as f64;
         writeln!(
             out,
@@ -224,7 +232,7 @@ fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
             percent(entry.parked_ns),
             entry.polls,
             duration(entry.longest_ns),
-            entry.stolen,
+            stolen,
             shown(entry.thread.as_deref().unwrap_or("?")),
             entry.tid,
         )?;

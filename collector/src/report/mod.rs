@@ -66,9 +66,11 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         site.is_none_or(|site| matches!(site.class, SiteClass::Blocking | SiteClass::Worker))
     };
     let victims = correlate::victims(&polls, &capture.events, is_on_pool);
-    let long_polls = long_polls(capture, &polls, &victims, &stacks, &threads);
+    let wakes = capture.probes.iter().find(|family| family.name == "wakes");
+    let sees_wakes = wakes.is_some_and(|family| family.attached > 0);
+    let long_polls = long_polls(capture, &polls, &victims, &stacks, &threads, sees_wakes);
     let poll_sites = poll_sites(capture, &long_polls);
-    let workers = workers::workers(capture, &threads);
+    let workers = workers::workers(capture, &threads, sees_wakes);
     let groups = groups::group(&polls, &long_polls, &stacks);
     let blocking = flames::blocking(
         capture,
@@ -250,10 +252,9 @@ fn long_polls(
     victims: &[Victims],
     stacks: &Stacks,
     threads: &BTreeMap<Tid, &str>,
+    sees_wakes: bool,
 ) -> Vec<LongPollEntry> {
     let architecture = capture.meta.architecture.as_str();
-    let wakes = capture.probes.iter().find(|family| family.name == "wakes");
-    let sees_wakes = wakes.is_some_and(|family| family.attached > 0);
     // What was seen stands for so many times as much.
     let times = u64::from(capture.meta.one_task_of.max(1));
     let entry = |(anatomy, victims): (&PollAnatomy, &Victims)| {

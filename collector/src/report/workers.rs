@@ -38,8 +38,12 @@ fn coarse(slices: impl ExactSizeIterator<Item = SliceEntry>, most: usize) -> Vec
     coarse
 }
 
-/// Busiest first.
-pub fn workers(capture: &Capture, threads: &BTreeMap<Tid, &str>) -> Vec<WorkerEntry> {
+/// Busiest first. Where no wakes were seen, nobody knows who stole a task.
+pub fn workers(
+    capture: &Capture,
+    threads: &BTreeMap<Tid, &str>,
+    sees_wakes: bool,
+) -> Vec<WorkerEntry> {
     let mut by_thread: BTreeMap<Tid, Vec<&WorkerSlice>> = BTreeMap::new();
     for event in &capture.events {
         if let Event::WorkerSlice(slice) = event {
@@ -76,7 +80,7 @@ pub fn workers(capture: &Capture, threads: &BTreeMap<Tid, &str>) -> Vec<WorkerEn
                     .max()
                     .unwrap_or_default(),
                 parked_ns: Nanos(sum(|slice| slice.parked.0)),
-                stolen: sum(|slice| slice.stolen),
+                stolen: sees_wakes.then(|| sum(|slice| slice.stolen)),
                 blocking_tasks: sum(|slice| slice.blocking_polls),
                 blocking_ns: Nanos(sum(|slice| slice.blocking.0)),
                 slices: coarse(

@@ -9,7 +9,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use holdup::capture::{self, EndReason, checksum};
+use holdup::classify::Rules;
 use holdup::render;
+use holdup::report;
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
@@ -68,6 +70,38 @@ fn scenarios_tell_what_they_told() {
             }
         }
     }
+}
+
+/// What was not looked at is not told as nothing, and what was looked at in part not as all.
+#[test]
+fn tasks_stolen_where_wakes_were_not_all_seen() {
+    let captures = captures();
+    let (_, bytes) = captures
+        .iter()
+        .find(|(name, _)| name == "queue")
+        .expect("it is there");
+    let (mut capture, seen) = reported(bytes).expect("a capture");
+    let stolen = seen.workers[0].stolen.expect("wakes were seen");
+    assert!(stolen > 0);
+
+    capture.meta.one_task_of = 16;
+    let sampled = report::build(&capture, &Rules::embedded());
+    assert_eq!(sampled.workers[0].stolen, Some(stolen));
+    let told = render::terminal(&sampled, false);
+    assert!(
+        told.contains(&format!("  ≥{stolen}  tokio-rt-worker")),
+        "{told}"
+    );
+
+    for family in &mut capture.probes {
+        if family.name == "wakes" {
+            family.attached = 0;
+        }
+    }
+    let unseen = report::build(&capture, &Rules::embedded());
+    assert!(unseen.workers.iter().all(|worker| worker.stolen.is_none()));
+    let told = render::terminal(&unseen, false);
+    assert!(told.contains("s       -  tokio-rt-worker"), "{told}");
 }
 
 /// Puts new captures in the place of the old ones.
