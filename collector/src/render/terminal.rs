@@ -8,7 +8,7 @@ use crate::event::{Nanos, SiteClass};
 use crate::report::words::count;
 use crate::report::{
     Activity, CallSite, Certainty, HoldTotalsEntry, LockShape, LockTypeEntry, Report,
-    TaskTypeEntry, WorkerRole,
+    TaskTypeEntry, WorkerEntry, WorkerRole,
 };
 
 /// Columns that text is wrapped to.
@@ -211,10 +211,8 @@ fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         "Threads of the runtime",
         " busy  parked    polls    longest  stolen  thread",
     )?;
-    let (pool, workers): (Vec<_>, Vec<_>) = report
-        .workers
-        .iter()
-        .partition(|entry| entry.role == WorkerRole::BlockingPool);
+    let of_runtime = |entry: &&WorkerEntry| entry.role != WorkerRole::BlockingPool;
+    let workers: Vec<&WorkerEntry> = report.workers.iter().filter(of_runtime).collect();
     let certainty = if report.capture.one_task_of > 1 {
         Certainty::LowerBound
     } else {
@@ -242,15 +240,21 @@ fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     let waited = report.task_types.iter().filter(of_pool);
     let waited = waited.filter(|entry| entry.delays.count > 0);
     let waited = waited.map(|entry| entry.delays.max_ns).max();
-    let tasks = report.workers.iter().map(|entry| entry.blocking_tasks);
-    let tasks = tasks.fold(0, u64::saturating_add);
-    if tasks > 0 {
-        let ran: Nanos = report.workers.iter().map(|entry| entry.blocking_ns).sum();
+    // `block_in_place` makes a thread of the pool a worker: such a one counts for both.
+    let pool = report
+        .workers
+        .iter()
+        .filter(|entry| entry.blocking_tasks > 0);
+    let threads = pool.clone().count() as u64;
+    if threads > 0 {
+        let tasks = pool.clone().map(|entry| entry.blocking_tasks);
+        let tasks = tasks.fold(0, u64::saturating_add);
+        let ran: Nanos = pool.map(|entry| entry.blocking_ns).sum();
         let text = format!(
             "Blocking pool: {} ran for {} on {}; {}.",
             count(tasks, "task"),
             duration(ran),
-            count(pool.len() as u64, "thread"),
+            count(threads, "thread"),
             match waited {
                 Some(waited) => format!("the longest wait for a thread was {}", duration(waited)),
                 None => "how long they waited for a thread was not seen".to_owned(),

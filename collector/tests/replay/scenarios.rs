@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use holdup::capture::{self, EndReason, checksum};
 use holdup::classify::Rules;
 use holdup::render;
-use holdup::report;
+use holdup::report::{self, Report, WorkerRole};
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
@@ -40,6 +40,14 @@ fn captures() -> Vec<(String, Vec<u8>)> {
     }
     found.sort();
     found
+}
+
+fn capture_of(scenario: &str) -> Vec<u8> {
+    let mut captures = captures().into_iter();
+    let (_, capture) = captures
+        .find(|(name, _)| name == scenario)
+        .expect("it is there");
+    capture
 }
 
 /// Every line that a person reads, for every scenario.
@@ -72,15 +80,27 @@ fn scenarios_tell_what_they_told() {
     }
 }
 
+/// A thread of the blocking pool that `block_in_place` made a worker still ran what it ran.
+#[test]
+fn blocking_tasks_on_a_thread_that_became_a_worker() {
+    let (_, mut report) = reported(&capture_of("spawn-blocking")).expect("a capture");
+    let of_pool = |report: &Report| {
+        let told = render::terminal(report, false);
+        let line = told.lines().find(|line| line.contains("Blocking pool:"));
+        line.expect("it is told of").to_owned()
+    };
+    let told = of_pool(&report);
+    assert!(told.contains(" on 1 thread;"), "{told}");
+    for thread in &mut report.workers {
+        thread.role = WorkerRole::Worker;
+    }
+    assert_eq!(of_pool(&report), told);
+}
+
 /// What was not looked at is not told as nothing, and what was looked at in part not as all.
 #[test]
 fn tasks_stolen_where_wakes_were_not_all_seen() {
-    let captures = captures();
-    let (_, bytes) = captures
-        .iter()
-        .find(|(name, _)| name == "queue")
-        .expect("it is there");
-    let (mut capture, seen) = reported(bytes).expect("a capture");
+    let (mut capture, seen) = reported(&capture_of("queue")).expect("a capture");
     let stolen = seen.workers[0].stolen.expect("wakes were seen");
     assert!(stolen > 0);
 
