@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use serde_json::Value;
 
 use crate::handshake::{Suite, derive_session_key};
@@ -50,53 +50,43 @@ pub fn keep_ledger(mut rng: fastrand::Rng) {
 
 fn close_one_day(disk: &Disk, rng: &mut fastrand::Rng) {
     let mut part = || pace::millis(rng, 3.0..9.0);
-    // The clock around the account: what happens in between is in both, or in the clock alone.
-    let start_ns = truth::now();
-    let began = Usage::now();
+    let began = Moment::now();
+    let pinned = Pinned::here();
     derive_session_key(Suite::Sha2, part());
-    let mut asleep_ns = asleep("timer", || wait_for_counter(part()));
-    asleep_ns += asleep("io", || disk.read_slowly(part()));
+    let mut others_ns = asleep("timer", || wait_for_counter(part()));
+    others_ns += asleep("io", || disk.read_slowly(part()));
     derive_session_key(Suite::Blake3, part());
-    asleep_ns += asleep("futex", || join_helper(part()));
+    let helper = start_helper(part());
+    others_ns += asleep("futex", || join(helper));
     let waited = wait_for_ledger();
     derive_session_key(Suite::AesGcm, part());
-    let used = Usage::now().since(&began);
-    let ns = truth::now() - start_ns;
+    drop(pinned);
+    let used = Moment::now().since(&began);
     // All of a wait for a lock is that wait, also when its thread waits for a CPU.
     let run_delay_ns = used.run_delay_ns - waited.run_delay_ns;
     truth::amount("run_queue", run_delay_ns);
     // Not by the thread's CPU clock: what interrupts and a hypervisor take of it is not in there, but was no wait for a
     // CPU either.
-    let others_ns = asleep_ns + waited.ns + run_delay_ns;
-    truth::amount("on_cpu", ns.saturating_sub(others_ns));
+    others_ns += waited.ns + run_delay_ns;
+    truth::amount("on_cpu", used.ns.saturating_sub(others_ns));
 }
 
-/// Notes for how long something neither ran nor waited for a CPU.
+/// Notes for how long something did not wait for a CPU, that sleeps and does nothing else.
 fn asleep(part: &'static str, body: impl FnOnce()) -> u64 {
-    let (began, start_ns) = (Usage::now(), truth::now());
+    let began = Moment::now();
     body();
-    let ns = truth::now() - start_ns;
-    let used = Usage::now().since(&began);
-    let asleep_ns = ns.saturating_sub(used.cpu_ns + used.run_delay_ns);
+    let used = Moment::now().since(&began);
+    let asleep_ns = used.ns.saturating_sub(used.run_delay_ns);
     truth::amount(part, asleep_ns);
     asleep_ns
 }
 
-/// A wait for the ledger, and how much of it the thread waited for a CPU.
-struct Waited {
-    ns: u64,
-    run_delay_ns: u64,
-}
-
-fn wait_for_ledger() -> Waited {
-    let (began, start_ns) = (Usage::now(), truth::now());
+fn wait_for_ledger() -> Moment {
+    let began = Moment::now();
     *lock!(LEDGER) += 1;
-    let ns = truth::now() - start_ns;
-    truth::amount("lock_wait", ns);
-    Waited {
-        ns,
-        run_delay_ns: Usage::now().since(&began).run_delay_ns,
-    }
+    let waited = Moment::now().since(&began);
+    truth::amount("lock_wait", waited.ns);
+    waited
 }
 
 #[inline(never)]
@@ -104,10 +94,14 @@ fn wait_for_counter(duration: Duration) {
     thread::sleep(duration);
 }
 
+fn start_helper(duration: Duration) -> JoinHandle<()> {
+    thread::spawn(move || thread::sleep(duration))
+}
+
 #[inline(never)]
-fn join_helper(duration: Duration) {
+fn join(helper: JoinHandle<()>) {
     // std's `join` waits for a futex that belongs to no lock.
-    let _ = thread::spawn(move || thread::sleep(duration)).join();
+    let _ = helper.join();
 }
 
 /// A file that answers late: a pipe with somebody slow at its other end.
@@ -131,7 +125,10 @@ impl Disk {
     fn read_slowly(&self, duration: Duration) {
         let mut byte = [0];
         let asked = self.wanted.send(duration).is_ok();
-        assert!(asked && (&self.reader).read_exact(&mut byte).is_ok(), "the disk is there");
+        assert!(
+            asked && (&self.reader).read_exact(&mut byte).is_ok(),
+            "the disk is there"
+        );
     }
 }
 
@@ -142,34 +139,85 @@ fn answer(asked: &mpsc::Receiver<Duration>, mut writer: PipeWriter) {
     }
 }
 
-/// What the kernel itself says that the running thread used.
-struct Usage {
-    cpu_ns: u64,
+/// A reading of the clock, and how long the running thread had waited on run queues by then; or what passed between two.
+#[derive(Clone, Copy)]
+struct Moment {
+    ns: u64,
     run_delay_ns: u64,
 }
 
-thread_local! {
-    /// Time on the CPU, time spent waiting on a run queue, timeslices (Documentation/scheduler/sched-stats.rst).
-    static SCHEDSTAT: File = File::open("/proc/thread-self/schedstat").expect("the kernel keeps it");
-}
-
-impl Usage {
+impl Moment {
+    /// Both of the same moment: read again where the thread lost its CPU in between.
     fn now() -> Self {
-        let cpu = clock_gettime(ClockId::ThreadCPUTime);
-        let mut bytes = [0; 80];
-        let read = SCHEDSTAT.with(|file| file.read_at(&mut bytes, 0));
-        let text = str::from_utf8(&bytes[..read.unwrap_or(0)]).unwrap_or("");
-        let delay = text.split_whitespace().nth(1);
-        Self {
-            cpu_ns: cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64,
-            run_delay_ns: delay.and_then(|ns| ns.parse().ok()).unwrap_or(0),
+        let mut before = Schedstat::now();
+        loop {
+            let ns = truth::now();
+            let after = Schedstat::now();
+            if after == before {
+                return Self {
+                    ns,
+                    run_delay_ns: after.run_delay_ns,
+                };
+            }
+            before = after;
         }
     }
 
-    fn since(&self, earlier: &Self) -> Self {
+    fn since(self, earlier: &Self) -> Self {
         Self {
-            cpu_ns: self.cpu_ns - earlier.cpu_ns,
+            ns: self.ns - earlier.ns,
             run_delay_ns: self.run_delay_ns - earlier.run_delay_ns,
+        }
+    }
+}
+
+/// What the kernel itself says of the running thread: Documentation/scheduler/sched-stats.rst.
+#[derive(Clone, Copy, PartialEq)]
+struct Schedstat {
+    /// Time spent waiting on a run queue.
+    run_delay_ns: u64,
+    /// How many times it got a CPU.
+    timeslices: u64,
+}
+
+thread_local! {
+    static SCHEDSTAT: File = File::open("/proc/thread-self/schedstat").expect("the kernel keeps it");
+}
+
+impl Schedstat {
+    fn now() -> Self {
+        let mut bytes = [0; 80];
+        let read = SCHEDSTAT.with(|file| file.read_at(&mut bytes, 0));
+        let text = str::from_utf8(&bytes[..read.unwrap_or(0)]).unwrap_or("");
+        let mut numbers = text.split_whitespace().skip(1).map(|n| n.parse().ok());
+        let mut next = || numbers.next().flatten().expect("the kernel keeps it");
+        Self {
+            run_delay_ns: next(),
+            timeslices: next(),
+        }
+    }
+}
+
+/// The running thread stays on the CPU that it is on. A sleeper that the kernel takes along to another CPU is, since 6.12,
+/// counted as waiting for a CPU until it wakes (it is on the run queue still: "delayed dequeue"), which is not true.
+struct Pinned {
+    before: Option<CpuSet>,
+}
+
+impl Pinned {
+    fn here() -> Self {
+        let before = sched_getaffinity(None).ok();
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu());
+        sched_setaffinity(None, &here).expect("a CPU that it runs on");
+        Self { before }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = sched_setaffinity(None, before);
         }
     }
 }

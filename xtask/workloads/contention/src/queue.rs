@@ -29,7 +29,9 @@ impl Bell {
     }
 
     fn ring(&self) {
-        let free = self.rang_ns.compare_exchange(0, truth::now(), Ordering::Relaxed, Ordering::Relaxed);
+        let free =
+            self.rang_ns
+                .compare_exchange(0, truth::now(), Ordering::Relaxed, Ordering::Relaxed);
         if free.is_ok() {
             self.rings.notify_one();
         }

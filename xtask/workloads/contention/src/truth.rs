@@ -110,6 +110,40 @@ struct Buffer {
     dropped: u64,
 }
 
+impl Buffer {
+    fn count(&mut self, total: (&'static str, &'static str, &'static str), ns: u64) {
+        let (kind, name, op) = total;
+        let known = self
+            .totals
+            .iter_mut()
+            .find(|t| t.kind == kind && t.name == name && t.op == op);
+        match known {
+            Some(known) => {
+                known.count += 1;
+                known.ns += ns;
+            }
+            None => self.totals.push(Total {
+                kind,
+                name,
+                op,
+                count: 1,
+                ns,
+            }),
+        }
+    }
+
+    /// Whether there was room.
+    fn push(&mut self, event: Event) -> bool {
+        let has_room = self.events.len() < self.events.capacity();
+        if has_room {
+            self.events.push(event);
+        } else {
+            self.dropped += 1;
+        }
+        has_room
+    }
+}
+
 /// Events a thread has room for; set once, before the first thread starts.
 static CAPACITY: AtomicUsize = AtomicUsize::new(0);
 static BUFFERS: Mutex<Vec<Arc<Mutex<Buffer>>>> = Mutex::new(Vec::new());
@@ -164,29 +198,9 @@ pub fn register_thread() {
 fn record(total: (&'static str, &'static str, &'static str), ns: u64, event: Option<Event>) {
     BUFFER.with(|buffer| {
         let mut buffer = lock(buffer);
-        let (kind, name, op) = total;
-        let known = buffer
-            .totals
-            .iter_mut()
-            .find(|t| t.kind == kind && t.name == name && t.op == op);
-        match known {
-            Some(known) => {
-                known.count += 1;
-                known.ns += ns;
-            }
-            None => buffer.totals.push(Total {
-                kind,
-                name,
-                op,
-                count: 1,
-                ns,
-            }),
-        }
-        let Some(event) = event else { return };
-        if buffer.events.len() < buffer.events.capacity() {
-            buffer.events.push(event);
-        } else {
-            buffer.dropped += 1;
+        buffer.count(total, ns);
+        if let Some(event) = event {
+            buffer.push(event);
         }
     });
 }
@@ -238,17 +252,28 @@ impl Drop for Poll {
             None if std::thread::panicking() => (end_ns, PollEnd::Panicked),
             None => (end_ns, PollEnd::Returned),
         };
-        let span = Span::until(self.start_ns, end_ns);
-        let event = Event::Poll {
+        let event = |end_ns| Event::Poll {
             name: self.name,
-            span,
+            span: Span::until(self.start_ns, end_ns),
             end,
         };
-        record(
-            ("polls", self.name, ""),
-            span.ns,
-            (span.ns >= POLL_FLOOR_NS).then_some(event),
-        );
+        BUFFER.with(|buffer| {
+            let mut buffer = lock(buffer);
+            // To write it down is the last thing that a poll does, and the memory for that may be new: a page fault.
+            let is_written = buffer.push(event(end_ns));
+            let end_ns = match end {
+                PollEnd::HandedOff { .. } => end_ns,
+                PollEnd::Returned | PollEnd::Panicked => now(),
+            };
+            let ns = end_ns - self.start_ns;
+            buffer.count(("polls", self.name, ""), ns);
+            if is_written {
+                buffer.events.pop();
+                if ns >= POLL_FLOOR_NS {
+                    buffer.events.push(event(end_ns));
+                }
+            }
+        });
     }
 }
 
