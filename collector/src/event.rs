@@ -180,6 +180,8 @@ pub struct LongPoll {
     pub sleep: Nanos,
     /// In locks' slow paths: exact.
     pub lock_wait: Nanos,
+    /// Taken by the hypervisor while the thread believed to run: at least so much.
+    pub stolen: Nanos,
 }
 
 /// An off-CPU interval inside a poll.

@@ -27,7 +27,7 @@ use crate::{
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
     permits, polls,
     registers::{self, saved},
-    scratch, sums, threads, unwind, window,
+    sched, scratch, stolen, sums, threads, unwind, window,
 };
 
 const DEPTH: u32 = wire::LOCK_DEPTH as u32;
@@ -65,6 +65,9 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
             return 0;
         }
         let is_condvar = operation == wire::LOCK_CONDVAR;
+        // What comes now is part of the wait.
+        sched::must_be_back(thread, threads::current_key());
+        stolen::stretch_ends(thread);
         let inside_another = !is_condvar && (*thread).lock_waits != 0;
         // Before the stack is walked: a preemption from here on is part of the wait and of nothing else.
         if !is_condvar {
@@ -230,6 +233,9 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
             return 0;
         }
         let wait = pop(thread);
+        if (*thread).lock_waits == 0 {
+            stolen::stretch_begins(thread);
+        }
         if wait.mutex != 0 {
             permits::thread_acquired(thread, wait.mutex, wire::LOCK_MUTEX, 0, at_ns);
         }

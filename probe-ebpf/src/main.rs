@@ -43,6 +43,8 @@ mod scratch;
 #[cfg(target_arch = "bpf")]
 mod slices;
 #[cfg(target_arch = "bpf")]
+mod stolen;
+#[cfg(target_arch = "bpf")]
 mod sums;
 #[cfg(target_arch = "bpf")]
 mod tasks;

@@ -33,7 +33,7 @@ use crate::{
     emit::{count, count_by, emit, emit_urgent},
     locks,
     maps::{BLOCKING_POLLS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, TASKS, config},
-    registers, slices,
+    registers, sched, slices, stolen,
     sums::{self, log2},
     threads, wakes, window,
 };
@@ -141,6 +141,7 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
             run_queue_ns: 0,
             sleep_ns: 0,
             lock_wait_ns: 0,
+            stolen_ns: 0,
             site,
             class,
             outer_active,
@@ -148,10 +149,16 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
         };
         (*thread).poll_depth = depth + 1;
         let active = active_after(thread, outer_active, depth, class);
+        if active != outer_active {
+            stolen::stretch_ends(thread);
+        }
         if active == depth + 1 {
             early::drop_all(thread);
         }
         (*thread).active_poll = active;
+        if active == depth + 1 {
+            stolen::stretch_begins(thread);
+        }
     }
     0
 }
@@ -270,15 +277,20 @@ pub fn poll_exit(ctx: ProbeContext) -> u32 {
 unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
     // SAFETY: the caller's promise.
     unsafe {
+        sched::must_be_back(thread, threads::current_key());
         let index = (*thread).poll_depth - 1;
         let poll = &*frame(thread, index);
         let was_active = (*thread).active_poll == index + 1;
         (*thread).poll_depth = index;
+        if was_active {
+            stolen::stretch_ends(thread);
+        }
         // The outer poll may have been handed off while this one ran inside it.
         let outer = poll.outer_active;
         let outer_is_over = (*frame(thread, outer.wrapping_sub(1))).handed_off_ns != 0;
         (*thread).active_poll = if outer_is_over { 0 } else { outer };
         if was_active {
+            stolen::stretch_begins(thread);
             locks::poll_ended(thread, at_ns);
         }
         let handed_off = poll.handed_off_ns != 0;
@@ -347,6 +359,7 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
                 run_queue_ns: poll.run_queue_ns,
                 sleep_ns: poll.sleep_ns,
                 lock_wait_ns: poll.lock_wait_ns,
+                stolen_ns: poll.stolen_ns,
                 site: poll.site,
                 flags,
             };
@@ -420,6 +433,7 @@ pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     };
     // SAFETY: points into the record.
     unsafe {
+        stolen::stretch_ends(thread);
         (*poll).handed_off_ns = crate::now();
         (*thread).active_poll = 0;
     }

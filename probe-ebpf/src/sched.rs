@@ -5,6 +5,10 @@
 //!   switched out asleep:    |---- sleep ----|-- run queue --|
 //!                        out             woken             in
 //! ```
+//!
+//! Kernels were met (a sandbox's, of its own threads) that tell of no switch away from some threads, and so not of the
+//! thread that gets the CPU. That this happened to a thread of the target shows at the next thing that it does; when it
+//! got the CPU follows from the kernel's own account of its waits on run queues.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
@@ -13,12 +17,12 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
 use crate::{
     early,
-    emit::{emit, emit_urgent},
+    emit::{count, emit, emit_urgent},
     locks,
     maps::{THREADS, config},
     polls,
     registers::saved,
-    slices, threads, unwind, window,
+    slices, stolen, tasks, threads, unwind, window,
 };
 
 /// `TASK_INTERRUPTIBLE` of include/linux/sched.h.
@@ -38,7 +42,7 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
         // SAFETY: the thread's own context switch.
         let in_slow_path = unsafe { (*record).lock_waits } != 0;
         if !in_slow_path {
-            switched_out(record, preempted || prev_state == 0, prev_state);
+            switched_out(record, ctx.arg(1), preempted || prev_state == 0, prev_state);
         } else if !preempted && prev_state & INTERRUPTIBLE != 0 {
             // Waiting for the disk (a page fault) is not interruptible.
             locks::fell_asleep(record);
@@ -52,7 +56,7 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn switched_out(record: *mut wire::Thread, runnable: bool, state: u32) {
+fn switched_out(record: *mut wire::Thread, key: u64, runnable: bool, state: u32) {
     // SAFETY: the thread's own context switch; nobody else writes these fields but `woken_ns`, and
     // that only while `off_cpu_start_ns` is set.
     unsafe {
@@ -64,6 +68,12 @@ fn switched_out(record: *mut wire::Thread, runnable: bool, state: u32) {
             }
             return;
         }
+        must_be_back(record, key);
+        stolen::stretch_ends(record);
+        // Before the stack is walked: who wakes the thread meanwhile does so in this interval.
+        thread.woken_ns = 0;
+        thread.off_cpu_run_delay_ns = tasks::run_delay_ns(key);
+        thread.off_cpu_start_ns = crate::now();
         thread.off_cpu_stack = unwind::user_stack(KIND_OFF_CPU);
         thread.off_cpu_runnable = u32::from(runnable);
         thread.off_cpu_cause = if runnable {
@@ -77,8 +87,6 @@ fn switched_out(record: *mut wire::Thread, runnable: bool, state: u32) {
         } else {
             saved::system_call_of_current()
         };
-        thread.woken_ns = 0;
-        thread.off_cpu_start_ns = crate::now();
     }
 }
 
@@ -88,12 +96,55 @@ fn switched_in(record: *mut wire::Thread, key: u64) {
     unsafe {
         // By whoever woke it, if that was seen.
         slices::unparked(record);
-        let start_ns = (*record).off_cpu_start_ns;
-        if start_ns == 0 {
-            return;
+        if (*record).off_cpu_start_ns != 0 {
+            back_on_cpu(key, crate::now());
+            stolen::stretch_begins(record);
         }
+    }
+}
+
+/// The running thread does something: if it was off-CPU the last that was heard of it, it got its CPU back unseen.
+///
+/// # Safety
+/// `record` is the running thread's, under `key`.
+#[inline(always)]
+pub unsafe fn must_be_back(record: *mut wire::Thread, key: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*record).off_cpu_start_ns != 0 {
+            back_on_cpu_unseen(key);
+        }
+    }
+}
+
+/// A global function, as is the next: several programs call it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn back_on_cpu_unseen(key: u64) -> u64 {
+    let Some(record) = THREADS.get_ptr(key) else {
+        return 0;
+    };
+    // SAFETY: a map value, of the running thread.
+    let thread = unsafe { &*record };
+    // It waited for its CPU since it could run, and the kernel has counted that since it left.
+    let runnable_since_ns = thread.off_cpu_start_ns.max(thread.woken_ns);
+    let waited_ns = tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns);
+    let at_ns = runnable_since_ns + waited_ns;
+    count(wire::COUNTER_BACK_ON_CPU_UNSEEN);
+    back_on_cpu(key, at_ns.min(crate::now()))
+}
+
+/// The thread under `key` got a CPU: ends the interval.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn back_on_cpu(key: u64, at_ns: u64) -> u64 {
+    let Some(record) = THREADS.get_ptr_mut(key) else {
+        return 0;
+    };
+    // SAFETY: a map value, of a thread that runs or is about to.
+    unsafe {
+        let start_ns = (*record).off_cpu_start_ns;
         (*record).off_cpu_start_ns = 0;
-        let at_ns = crate::now();
         let whole_ns = at_ns.saturating_sub(start_ns);
         let runnable_ns = if (*record).off_cpu_runnable != 0 {
             whole_ns
@@ -103,13 +154,13 @@ fn switched_in(record: *mut wire::Thread, key: u64) {
             0
         };
         let Some(poll) = polls::active(record) else {
-            return;
+            return 0;
         };
         (*poll).run_queue_ns += runnable_ns;
         (*poll).sleep_ns += whole_ns - runnable_ns;
         let poll_start_ns = (*poll).start_ns;
         if !window::includes(poll_start_ns) {
-            return;
+            return 0;
         }
         if at_ns.saturating_sub(poll_start_ns) < config::sample_after_ns() {
             let kept = wire::Early {
@@ -122,7 +173,7 @@ fn switched_in(record: *mut wire::Thread, key: u64) {
                 ..early::NONE
             };
             early::keep(record, &kept);
-            return;
+            return 0;
         }
         early::tell(record, key);
         let interval = wire::OffCpu {
@@ -140,6 +191,7 @@ fn switched_in(record: *mut wire::Thread, key: u64) {
         };
         emit(&interval, wire::COUNTER_LOST_OFF_CPU);
     }
+    0
 }
 
 /// `TP_PROTO(struct task_struct *p)`: the running thread (or an interrupt on top of it) makes `p` runnable.

@@ -29,6 +29,7 @@ static TASK_OFFSETS: TaskOffsets = TaskOffsets {
     voluntary_switches: 0,
     involuntary_switches: 0,
     last_arrival: 0,
+    run_delay: 0,
     run_time: 0,
     run_time_at_arrival: 0,
 };
@@ -159,6 +160,16 @@ fn ran_until(task: u64) -> u64 {
     let number = |offset| read::<u64>(task + offset).unwrap_or(0);
     let ran = number(offset!(run_time)).saturating_sub(number(offset!(run_time_at_arrival)));
     number(offset!(last_arrival)) + ran
+}
+
+/// How long the kernel says that a thread has waited on run queues since it was made, in nanoseconds; 0 where it does
+/// not say.
+#[inline(always)]
+pub fn run_delay_ns(task: u64) -> u64 {
+    match offset!(run_delay) {
+        0 => 0,
+        offset => read(task + offset).unwrap_or(0),
+    }
 }
 
 /// Writes down the list that `unwind/return_probes.rs` describes, of a thread that is not running.

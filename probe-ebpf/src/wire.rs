@@ -7,6 +7,7 @@
 //! thread id in the initial PID namespace.
 
 pub mod sleepers;
+pub mod stolen;
 pub mod tree;
 pub mod unwind;
 
@@ -14,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this contract, part of a capture file's header. Raised whenever a layout or the
 /// meaning of a code changes.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 
 // ---------------------------------------------------------------------------------------------
 // Ring buffer events. Each starts with [`EventHeader`]; `kind` tells the type.
@@ -182,6 +183,8 @@ pub struct LongPoll {
     pub sleep_ns: u64,
     /// In a lock's slow path (condvar waits not counted: they are sleep).
     pub lock_wait_ns: u64,
+    /// Of what is left, on-CPU: at least so much was the hypervisor's.
+    pub stolen_ns: u64,
     /// The poll site that was entered.
     pub site: u32,
     /// `POLL_` flags.
@@ -788,8 +791,10 @@ pub const COUNTER_WAKES_NOT_STORED: u32 = 35;
 pub const COUNTER_EARLY_NOT_KEPT: u32 = 33;
 /// First of the counters of walks by kind of stack and outcome.
 pub const COUNTER_WALKS: u32 = 36;
+/// Threads that got their CPU back without the kernel's telling: when is reckoned.
+pub const COUNTER_BACK_ON_CPU_UNSEEN: u32 = COUNTER_WALKS + unwind::KINDS * unwind::OUTCOMES;
 /// How many counters there are.
-pub const COUNTERS: u32 = COUNTER_WALKS + unwind::KINDS * unwind::OUTCOMES;
+pub const COUNTERS: u32 = COUNTER_BACK_ON_CPU_UNSEEN + 1;
 
 /// The counter of walks of a kind (a `KIND_` code of `unwind`) that ended so (an `OUTCOME_` code).
 pub const fn counter_walks(kind: u32, outcome: u32) -> u32 {
@@ -829,6 +834,8 @@ pub struct PollFrame {
     pub sleep_ns: u64,
     /// In lock waits so far.
     pub lock_wait_ns: u64,
+    /// Taken by the hypervisor so far, while the thread believed to run.
+    pub stolen_ns: u64,
     /// The poll site that was entered.
     pub site: u32,
     /// A `CLASS_` code.
@@ -963,8 +970,13 @@ pub struct Thread {
     pub off_cpu_start_ns: u64,
     /// When it was woken after that, else 0.
     pub woken_ns: u64,
+    /// How long the kernel says it has waited on run queues until it was switched out, 0 where it does not say.
+    pub off_cpu_run_delay_ns: u64,
     /// Stack at the switch-out; 0 when no stack could be stored.
     pub off_cpu_stack: u64,
+    /// 1 + what the hypervisor had taken of the thread's CPU when its active poll last began to run there, 0 while that does
+    /// not run.
+    pub stolen_mark: u64,
     /// As in [`OffCpu`].
     pub off_cpu_cause: u32,
     /// How many of `early` are valid.
@@ -1061,13 +1073,13 @@ mod tests {
     /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
     #[test]
     fn event_sizes_are_those_of_wire_version_4() {
-        assert_eq!(WIRE_VERSION, 4);
+        assert_eq!(WIRE_VERSION, 5);
         assert_eq!(size_of::<EventHeader>(), 16);
         assert_eq!(size_of::<ThreadSeen>(), 32);
         assert_eq!(size_of::<ReturnSite>(), 32);
         assert_eq!(size_of::<CpuSample>(), 48);
         assert_eq!(size_of::<OffCpu>(), 56);
-        assert_eq!(size_of::<LongPoll>(), 80);
+        assert_eq!(size_of::<LongPoll>(), 88);
         assert_eq!(size_of::<LockWait>(), 176);
         assert_eq!(size_of::<Hold>(), 80);
         assert_eq!(size_of::<TaskDelay>(), 56);

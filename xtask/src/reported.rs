@@ -15,6 +15,8 @@ pub struct LongPoll {
     pub span: Span,
     /// How much of it the thread waited for a CPU.
     pub run_queue_ns: u64,
+    /// How much of its time on-CPU a hypervisor had taken, at least.
+    pub stolen_ns: u64,
     /// How much of it the thread ran.
     pub on_cpu_ns: u64,
     /// How much of it the thread waited for locks.
@@ -104,6 +106,8 @@ impl Reported {
                 tid: thread(poll)?,
                 span,
                 run_queue_ns: number(poll, "/anatomy/run_queue_ns")?,
+                // Older reports don't say.
+                stolen_ns: number(poll, "/anatomy/stolen_ns").unwrap_or(0),
                 on_cpu_ns: number(poll, "/anatomy/on_cpu_ns")?,
                 lock_wait_ns: number(poll, "/anatomy/lock_wait_ns")?,
                 asleep: asleep(poll)?,

@@ -67,6 +67,7 @@ const NAMES: [&str; wire::COUNTERS as usize] = [
     "walks_off_cpu_too_deep",
     "walks_off_cpu_no_registers",
     "walks_off_cpu_no_room",
+    "back_on_cpu_unseen",
 ];
 
 /// What the kernel side counted; all zero when a capture was cut off before they were written.

@@ -75,6 +75,8 @@ pub struct PollAnatomy {
     pub poll: LongPoll,
     /// Running. This and the next three add up to the poll's duration.
     pub on_cpu: Nanos,
+    /// Of it, at least so much was taken by the hypervisor.
+    pub stolen: Nanos,
     /// In locks' slow paths.
     pub lock_wait: Nanos,
     /// Runnable, not running.
@@ -152,6 +154,7 @@ impl PollAnatomy {
         PollAnatomy {
             poll,
             on_cpu,
+            stolen: poll.stolen.min(on_cpu),
             lock_wait,
             run_queue,
             sleep,

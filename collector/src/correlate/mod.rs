@@ -34,5 +34,6 @@ fn example_poll(tid: Tid, start: Timestamp, end: Timestamp) -> LongPoll {
         run_queue: Nanos::ZERO,
         sleep: Nanos::ZERO,
         lock_wait: Nanos::ZERO,
+        stolen: Nanos::ZERO,
     }
 }

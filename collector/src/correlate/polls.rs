@@ -297,10 +297,12 @@ mod tests {
         let sums = LongPoll {
             sleep: Nanos(8 * MS),
             lock_wait: Nanos(7 * MS),
+            // Never more than there was on-CPU.
+            stolen: Nanos(MS),
             ..long_poll(10)
         };
         let anatomy = only(&[Event::LongPoll(sums)]);
-        assert!(anatomy.inconsistent);
+        assert!(anatomy.inconsistent && anatomy.stolen == Nanos::ZERO);
         assert_eq!(anatomy.lock_wait, Nanos(7 * MS));
         assert_eq!(anatomy.sleep, Nanos(3 * MS));
 

@@ -175,6 +175,7 @@ fn long_poll(poll: wire::LongPoll) -> Result<Event, DecodeError> {
         run_queue: Nanos(poll.run_queue_ns),
         sleep: Nanos(poll.sleep_ns),
         lock_wait: Nanos(poll.lock_wait_ns),
+        stolen: Nanos(poll.stolen_ns),
     }))
 }
 

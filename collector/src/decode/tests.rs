@@ -20,6 +20,7 @@ fn long_poll_record() -> wire::LongPoll {
         run_queue_ns: 1,
         sleep_ns: 2,
         lock_wait_ns: 3,
+        stolen_ns: 4,
         site: 4,
         flags: wire::POLL_END_UNSEEN | wire::POLL_UNCLASSIFIED,
     }
@@ -163,14 +164,14 @@ fn records_that_are_not_understood() {
         Err(DecodeError::WrongLength {
             kind: wire::EVENT_LONG_POLL,
             length,
-            expected: 80,
+            expected: 88,
         })
     };
-    assert_eq!(event(&bytes), wrong(81));
-    assert_eq!(event(&bytes[..79]), wrong(79));
+    assert_eq!(event(&bytes), wrong(89));
+    assert_eq!(event(&bytes[..87]), wrong(87));
     // Shifted by one byte, so that no field is aligned.
     bytes.insert(0, 0);
-    assert!(event(&bytes[1..81]).is_ok());
+    assert!(event(&bytes[1..89]).is_ok());
 }
 
 /// Codes of a newer kernel side, and intervals that run backwards, are errors too.

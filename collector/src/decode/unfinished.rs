@@ -100,6 +100,7 @@ pub fn unfinished(
             run_queue: Nanos(poll.run_queue_ns),
             sleep: Nanos(poll.sleep_ns),
             lock_wait: Nanos(poll.lock_wait_ns),
+            stolen: Nanos(poll.stolen_ns),
         };
         if is_active {
             result.events.extend(early(thread, poll, window));

@@ -83,7 +83,7 @@ struct Broken {
     certainty: Certainty,
 }
 
-/// Without the time for which the machine had no CPU, and without what holdup's own probes made it wait: a trap can wait
+/// Without the time for which the machine had no CPU, or its hypervisor took it, and without what holdup's own probes made it wait: a trap can wait
 /// for the process's memory map, before the poll's first instruction or behind its last one.
 fn own_time(report: &Report, poll: &LongPollEntry) -> Nanos {
     let in_a_trap: Nanos = poll
@@ -98,6 +98,7 @@ fn own_time(report: &Report, poll: &LongPollEntry) -> Nanos {
         .sum();
     poll.duration_ns
         .saturating_sub(poll.anatomy.run_queue_ns)
+        .saturating_sub(poll.anatomy.stolen_ns)
         .saturating_sub(in_a_trap)
 }
 
@@ -159,7 +160,10 @@ fn long_polls(report: &Report, most: Nanos) -> Vec<Broken> {
 /// What a poll's own time was made of, and what is not in it.
 fn parts(anatomy: &Anatomy) -> String {
     let own: Vec<String> = [
-        (anatomy.on_cpu_ns, "on-CPU"),
+        (
+            anatomy.on_cpu_ns.saturating_sub(anatomy.stolen_ns),
+            "on-CPU",
+        ),
         (anatomy.lock_wait_ns, "lock wait"),
         (anatomy.sleep_ns, "sleep"),
     ]
@@ -167,9 +171,17 @@ fn parts(anatomy: &Anatomy) -> String {
     .filter(|(time, _)| *time > Nanos::ZERO)
     .map(|(time, what)| format!("{} {what}", duration(time)))
     .collect();
-    let beside = match anatomy.run_queue_ns {
-        Nanos::ZERO => String::new(),
-        time => format!(", and {} in the run queue beside it", duration(time)),
+    let beside: Vec<String> = [
+        (anatomy.run_queue_ns, "in the run queue"),
+        (anatomy.stolen_ns, "taken by the hypervisor"),
+    ]
+    .into_iter()
+    .filter(|(time, _)| *time > Nanos::ZERO)
+    .map(|(time, what)| format!("{} {what}", duration(time)))
+    .collect();
+    let beside = match beside.as_slice() {
+        [] => String::new(),
+        beside => format!(", and {} beside it", beside.join(" and ")),
     };
     format!(" ({}){beside}", own.join(", "))
 }

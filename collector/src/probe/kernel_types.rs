@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use super::wire::sleepers::TaskOffsets;
+use super::wire::stolen::StealClock;
 
 /// The running kernel's types.
 const PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -56,8 +57,8 @@ impl ReturnProbeOffsets {
     }
 }
 
-/// Where the running kernel keeps what the iterator over threads reads; None when it does not tell. Some kernels
-/// don't keep since when a thread runs (`CONFIG_SCHED_INFO`).
+/// Where the running kernel keeps what the programs read of a thread; None when it does not tell. Some kernels
+/// don't keep since when a thread runs and how long it waited for that (`CONFIG_SCHED_INFO`).
 pub fn task_offsets() -> Option<TaskOffsets> {
     // Whoever loads the programs and whoever starts the iterator ask; the answer takes milliseconds.
     static OFFSETS: OnceLock<Option<TaskOffsets>> = OnceLock::new();
@@ -77,6 +78,7 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         ("sched_entity", "prev_sum_exec_runtime"),
         ("task_struct", "sched_info"),
         ("sched_info", "last_arrival"),
+        ("sched_info", "run_delay"),
     ];
     let [
         tgid,
@@ -90,8 +92,10 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         run_time_at_arrival,
         info,
         last_arrival,
+        run_delay,
     ] = Types::parse(btf)?.member_offsets(wanted);
     let entity = entity?;
+    let of_info = |member: Option<u64>| info.zip(member).map_or(0, |(info, member)| info + member);
     Some(TaskOffsets {
         only_tgid: 0,
         tgid: tgid?,
@@ -100,12 +104,59 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         comm: comm?,
         voluntary_switches: voluntary_switches?,
         involuntary_switches: involuntary_switches?,
-        last_arrival: info
-            .zip(last_arrival)
-            .map_or(0, |(info, arrival)| info + arrival),
+        last_arrival: of_info(last_arrival),
+        run_delay: of_info(run_delay),
         run_time: entity + run_time?,
         run_time_at_arrival: entity + run_time_at_arrival?,
     })
+}
+
+/// How a program finds what KVM took of the CPU that it runs on; all zero where the running kernel has no such clock, or
+/// does not tell: one without types of its variables (pahole's `--skip_encoding_btf_vars`), or of another architecture than
+/// x86-64.
+pub fn steal_clock() -> StealClock {
+    let clock = fs::read(PATH).ok().and_then(|btf| find_steal_clock(&btf));
+    clock.unwrap_or_default()
+}
+
+fn find_steal_clock(btf: &[u8]) -> Option<StealClock> {
+    let types = Types::parse(btf)?;
+    let wanted = [
+        ("task_struct", "se"),
+        ("sched_entity", "cfs_rq"),
+        ("cfs_rq", "rq"),
+        ("kvm_steal_time", "steal"),
+    ];
+    let [entity, cfs_rq, rq, steal] = types.member_offsets(wanted);
+    let [run_queue, clock] = types.per_cpu_offsets(["runqueues", "steal_time"]);
+    Some(StealClock {
+        is_there: 1,
+        task_cfs_rq: entity? + cfs_rq?,
+        cfs_rq_rq: rq?,
+        from_rq: (clock? + steal?).wrapping_sub(run_queue?),
+    })
+}
+
+/// A member of a struct, or a variable of a section.
+const MEMBER_BYTES: usize = 12;
+
+/// One type, or another thing that has a number among the types.
+struct Type<'a> {
+    kind: u32,
+    /// Offset of its name among the strings.
+    name: u32,
+    /// Members.
+    count: usize,
+    /// The upper byte of a member's offset is a width.
+    has_bit_fields: bool,
+    /// What follows the twelve bytes that all have, and all other types.
+    body: &'a [u8],
+}
+
+impl Type<'_> {
+    const STRUCT: u32 = 4;
+    const VARIABLE: u32 = 14;
+    const SECTION: u32 = 15;
 }
 
 /// BTF, as Documentation/bpf/btf.rst of the kernel lays it out.
@@ -137,51 +188,87 @@ impl<'a> Types<'a> {
         &rest[..end]
     }
 
-    /// Byte offsets of members of structs, in one pass.
-    fn member_offsets<const N: usize>(&self, wanted: [(&str, &str); N]) -> [Option<u64>; N] {
-        const STRUCT: u32 = 4;
-        const MEMBER_BYTES: usize = 12;
-        let mut found = [None; N];
+    /// All of them, in the order of their ids, which begin at 1.
+    fn each(&self) -> impl Iterator<Item = Type<'a>> {
         let mut rest = self.types;
-        while let (Some(name), Some(info)) = (word(rest, 0), word(rest, 4)) {
+        std::iter::from_fn(move || {
+            let (name, info) = (word(rest, 0)?, word(rest, 4)?);
             let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             let body = &rest[12.min(rest.len())..];
             // What follows the common twelve bytes.
             let length = match kind {
-                1 | 14 | 17 => 4,
+                1 | Type::VARIABLE | 17 => 4,
                 3 => 12,
-                4 | 5 | 15 | 19 => MEMBER_BYTES * count,
+                Type::STRUCT | 5 | Type::SECTION | 19 => MEMBER_BYTES * count,
                 6 | 13 => 8 * count,
                 _ => 0,
             };
-            if kind == STRUCT {
-                let name = self.name(name);
-                for (n, (container, member)) in wanted.iter().enumerate() {
-                    if name == container.as_bytes() && found[n].is_none() {
-                        found[n] = self.member(body, count, info >> 31 != 0, member);
+            // Of one that was cut off, nothing follows.
+            rest = body.get(length..).unwrap_or(&[]);
+            Some(Type {
+                kind,
+                name,
+                count,
+                has_bit_fields: info >> 31 != 0,
+                body,
+            })
+        })
+    }
+
+    /// Byte offsets of members of structs, in one pass.
+    fn member_offsets<const N: usize>(&self, wanted: [(&str, &str); N]) -> [Option<u64>; N] {
+        let mut found = [None; N];
+        for it in self.each().filter(|it| it.kind == Type::STRUCT) {
+            let name = self.name(it.name);
+            for (n, (container, member)) in wanted.iter().enumerate() {
+                if name == container.as_bytes() && found[n].is_none() {
+                    found[n] = self.member(it.body, it.count, it.has_bit_fields, member);
+                }
+            }
+        }
+        found
+    }
+
+    /// Byte offsets of per-CPU variables in their section.
+    fn per_cpu_offsets<const N: usize>(&self, wanted: [&str; N]) -> [Option<u64>; N] {
+        let (mut ids, mut found) = ([None; N], [None; N]);
+        for (it, id) in self.each().zip(1..) {
+            if it.kind == Type::VARIABLE {
+                let name = self.name(it.name);
+                for (n, wanted) in wanted.iter().enumerate() {
+                    if name == wanted.as_bytes() {
+                        ids[n] = Some(id);
                     }
                 }
             }
-            let Some(next) = body.get(length..) else {
-                break;
-            };
-            rest = next;
+            // Sections come behind the variables that are in them.
+            if it.kind == Type::SECTION && self.name(it.name) == b".data..percpu" {
+                for variable in it.body.chunks_exact(MEMBER_BYTES).take(it.count) {
+                    for n in 0..N {
+                        if ids[n].is_some() && word(variable, 0) == ids[n] {
+                            found[n] = word(variable, 4).map(u64::from);
+                        }
+                    }
+                }
+            }
         }
         found
     }
 
     fn member(&self, body: &[u8], count: usize, has_bit_fields: bool, wanted: &str) -> Option<u64> {
-        body.chunks_exact(12).take(count).find_map(|member| {
-            (self.name(word(member, 0)?) == wanted.as_bytes()).then_some(())?;
-            let bits = word(member, 8)?;
-            // With bit fields in the struct the upper byte is a width.
-            let bits = if has_bit_fields {
-                bits & 0x00ff_ffff
-            } else {
-                bits
-            };
-            Some(u64::from(bits / 8))
-        })
+        body.chunks_exact(MEMBER_BYTES)
+            .take(count)
+            .find_map(|member| {
+                (self.name(word(member, 0)?) == wanted.as_bytes()).then_some(())?;
+                let bits = word(member, 8)?;
+                // With bit fields in the struct the upper byte is a width.
+                let bits = if has_bit_fields {
+                    bits & 0x00ff_ffff
+                } else {
+                    bits
+                };
+                Some(u64::from(bits / 8))
+            })
     }
 }
 
@@ -197,12 +284,15 @@ mod tests {
     /// A struct `s { a; b }` between types of other kinds, by hand.
     #[test]
     fn members_are_found() {
-        let strings = b"\0s\0a\0b\0";
+        let strings = b"\0s\0a\0b\0.data..percpu\0";
         let mut types: Vec<u8> = Vec::new();
         let mut add = |words: &[u32]| types.extend(words.iter().flat_map(|w| w.to_ne_bytes()));
         add(&[0, 1 << 24, 4, 32]); // int
         add(&[0, 2 << 24, 1]); // pointer to it
         add(&[1, 4 << 24 | 2, 16, 3, 1, 0, 5, 1, 64]); // struct
+        add(&[3, 14 << 24, 1, 1]); // variable `a`
+        add(&[5, 14 << 24, 1, 1]); // variable `b`
+        add(&[7, 15 << 24 | 2, 0, 5, 32, 4, 4, 8, 4]); // section with both
         let mut btf = Vec::new();
         btf.extend(0xeb9f_u16.to_ne_bytes());
         btf.extend([1, 0]);
@@ -222,9 +312,14 @@ mod tests {
             types.member_offsets([("s", "a"), ("s", "b"), ("s", "c"), ("t", "a")]),
             [Some(0), Some(8), None, None]
         );
+        assert_eq!(
+            types.per_cpu_offsets(["a", "b", "s"]),
+            [Some(8), Some(32), None]
+        );
         for cut in 0..btf.len() {
             let _ = ReturnProbeOffsets::find(&btf[..cut]);
             let _ = find_task_offsets(&btf[..cut]);
+            let _ = find_steal_clock(&btf[..cut]);
         }
     }
 

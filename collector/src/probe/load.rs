@@ -16,7 +16,7 @@ use aya::programs::{PerfEvent, ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use zerocopy::IntoBytes as _;
 
-use super::kernel_types::ReturnProbeOffsets;
+use super::kernel_types::{ReturnProbeOffsets, steal_clock};
 use super::loading::Loading;
 use super::sleepers;
 use super::uprobe_multi::{self, MultiPrograms};
@@ -225,6 +225,7 @@ impl Probes {
             )
             .override_global("RETURN_INSTANCE_NEXT", &return_probes.instance_next, true)
             .override_global("TASK_OFFSETS", sleepers::offsets(pid).as_bytes(), true)
+            .override_global("STEAL_CLOCK", steal_clock().as_bytes(), true)
             .map_max_entries("EVENTS", config.ring_buffer_bytes)
             .map_max_entries("SITE_TOTALS", probed.sites.max(1))
             .load(OBJECT)

@@ -7,7 +7,7 @@ use crate::capture::EndReason;
 use crate::event::{Nanos, SiteClass};
 use crate::report::words::count;
 use crate::report::{
-    Activity, CallSite, Certainty, HoldTotalsEntry, LockShape, LockTypeEntry, Report,
+    Activity, Anatomy, CallSite, Certainty, HoldTotalsEntry, LockShape, LockTypeEntry, Report,
     TaskTypeEntry, WorkerEntry, WorkerRole,
 };
 
@@ -92,8 +92,9 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     if summary.long_polls > 0 {
         writeln!(
             out,
-            "made of: on-CPU {}, lock wait {}, run queue {}, sleep {}",
+            "made of: on-CPU {}{}, lock wait {}, run queue {}, sleep {}",
             duration(anatomy.on_cpu_ns),
+            stolen(anatomy),
             duration(anatomy.lock_wait_ns),
             duration(anatomy.run_queue_ns),
             duration(anatomy.sleep_ns),
@@ -108,6 +109,18 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         summary.task_waits,
         summary.lock_wait_certainty.in_words(),
         duration(summary.task_wait_ns)
+    )
+}
+
+/// How much of the time on-CPU was the hypervisor's, where it is enough to matter.
+fn stolen(anatomy: &Anatomy) -> String {
+    const MATTERS: u64 = 100;
+    if anatomy.stolen_ns.0.saturating_mul(MATTERS) < anatomy.on_cpu_ns.0.max(1) {
+        return String::new();
+    }
+    format!(
+        " ({} of it taken by the hypervisor)",
+        duration(anatomy.stolen_ns)
     )
 }
 

@@ -119,6 +119,7 @@ impl Coverage {
             task_releases_unmatched: counter(wire::COUNTER_TASK_RELEASES_UNMATCHED),
             wakes_not_stored: counter(wire::COUNTER_WAKES_NOT_STORED),
             early_not_kept: counter(wire::COUNTER_EARLY_NOT_KEPT),
+            back_on_cpu_unseen: counter(wire::COUNTER_BACK_ON_CPU_UNSEEN),
             threads_not_tracked: counter(wire::COUNTER_THREADS_NOT_TRACKED),
             undecoded: capture.undecoded.clone(),
             cut: capture.cut.clone(),
@@ -294,6 +295,12 @@ impl Coverage {
                     self.lost.off_cpu,
                     "off-CPU interval",
                     "lost; that time has no stack",
+                ),
+                (
+                    self.back_on_cpu_unseen,
+                    "off-CPU interval",
+                    "ended unseen by the scheduler's tracepoint; its end is reckoned from the kernel's account of run-queue \
+                     waits",
                 ),
                 (
                     self.lost.lock_waits,

@@ -294,11 +294,13 @@ impl Anatomy {
     pub fn add(&mut self, other: &Anatomy) {
         let Anatomy {
             on_cpu_ns,
+            stolen_ns,
             lock_wait_ns,
             run_queue_ns,
             sleep_ns,
         } = other;
         self.on_cpu_ns += *on_cpu_ns;
+        self.stolen_ns += *stolen_ns;
         self.lock_wait_ns += *lock_wait_ns;
         self.run_queue_ns += *run_queue_ns;
         self.sleep_ns += *sleep_ns;

@@ -277,6 +277,7 @@ fn long_polls(
             unclassified: poll.unclassified,
             anatomy: Anatomy {
                 on_cpu_ns: anatomy.on_cpu,
+                stolen_ns: anatomy.stolen,
                 lock_wait_ns: anatomy.lock_wait,
                 run_queue_ns: anatomy.run_queue,
                 sleep_ns: anatomy.sleep,

@@ -202,6 +202,9 @@ pub struct Summary {
 pub struct Anatomy {
     /// Running.
     pub on_cpu_ns: Nanos,
+    /// Of that, at least so much was taken by the hypervisor: the thread believed to run, and did not.
+    #[serde(default)]
+    pub stolen_ns: Nanos,
     /// In locks' slow paths.
     pub lock_wait_ns: Nanos,
     /// Runnable, not running.
@@ -890,6 +893,10 @@ pub struct Coverage {
     /// What was seen at the beginning of polls and found no room, also of those that stayed short.
     #[serde(default)]
     pub early_not_kept: u64,
+    /// Off-CPU intervals whose end the kernel did not tell: it is reckoned from the kernel's own account of waits on run
+    /// queues, where it keeps one, and else what followed counts as on-CPU.
+    #[serde(default)]
+    pub back_on_cpu_unseen: u64,
     /// Threads that found no room in the kernel side's map: nothing of theirs is seen.
     pub threads_not_tracked: u64,
     /// Records that this version does not understand, by reason.

@@ -378,6 +378,7 @@ fn records() -> Records {
             run_queue_ns: 4 * MS,
             // Before the sampling age: there is no event of it.
             sleep_ns: MS,
+            stolen_ns: 3 * MS,
             site: 0,
             ..nothing
         },

@@ -53,7 +53,7 @@ pub struct ReturnProbe {
     pub return_address: u64,
 }
 
-/// Where the running kernel keeps what the iterator reads: offsets in bytes, found by user space, constant for the
+/// Where the running kernel keeps what the programs read of a thread: offsets in bytes, found by user space, constant for the
 /// verifier.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -76,6 +76,8 @@ pub struct TaskOffsets {
     pub involuntary_switches: u64,
     /// `task_struct.sched_info.last_arrival`; 0 where it is not kept.
     pub last_arrival: u64,
+    /// `task_struct.sched_info.run_delay`; 0 where it is not kept.
+    pub run_delay: u64,
     /// `task_struct.se.sum_exec_runtime`.
     pub run_time: u64,
     /// `task_struct.se.prev_sum_exec_runtime`.

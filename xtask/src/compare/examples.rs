@@ -50,6 +50,7 @@ pub fn report(polls: &[(u32, Span)]) -> Reported {
                 tid,
                 span,
                 run_queue_ns: 0,
+                stolen_ns: 0,
                 on_cpu_ns: span.ns,
                 lock_wait_ns: 0,
                 asleep: Some(BTreeMap::new()),
