@@ -138,17 +138,23 @@ fn none_of(what: &str, found: &[String]) -> Check {
     }
 }
 
-/// So many of all, of which at least a share must be; none of none is enough.
+/// Of fewer, none may differ.
+const ENOUGH_FOR_ONE_TO_DIFFER: usize = 50;
+
+/// So many of all, of which at least a share must be; none of none is enough. A thread that loses its CPU between the
+/// workload's clock and a probe makes one differ wherever that happens, so where one is already more than what the share
+/// leaves out, it may be one.
 fn share_of(what: &str, count: usize, all: usize, share: f64) -> Check {
     let percent = |part: f64| part * 100.0;
+    let is_all_but_one = all >= ENOUGH_FOR_ONE_TO_DIFFER && all - count == 1;
     Check {
         what: what.to_owned(),
         figure: format!(
             "{count} of {all} ({:.2} %)",
             percent(count as f64 / all.max(1) as f64)
         ),
-        allowed: format!("at least {} %", percent(share)),
-        holds: count as f64 >= all as f64 * share,
+        allowed: format!("at least {} %, or all but one", percent(share)),
+        holds: count as f64 >= all as f64 * share || is_all_but_one,
     }
 }
 

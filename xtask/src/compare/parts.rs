@@ -51,20 +51,30 @@ pub fn parts(truth: &Truth, report: &Reported) -> Vec<Check> {
     let mut checks: Vec<Check> = kinds
         .into_iter()
         .map(|kind| {
-            let both = pairs
-                .iter()
-                .filter_map(|(parts, poll)| Some((*parts.get(kind)?, said_of(kind, poll)?)));
-            let both: Vec<(u64, u64)> = both.collect();
-            let agree = both
-                .iter()
-                .filter(|(truth, said)| agrees(*truth, *said))
-                .count();
-            let check = share_of(&format!("parts of polls: {kind}"), agree, both.len(), AGREE);
-            // None of none is no agreement.
-            Check {
-                holds: check.holds && !both.is_empty(),
-                ..check
+            let (mut both, mut disagree, mut differ) = (0, 0, String::new());
+            for (parts, poll) in &pairs {
+                let (Some(&truth), Some(said)) = (parts.get(kind), said_of(kind, poll)) else {
+                    continue;
+                };
+                both += 1;
+                if !agrees(truth, said) {
+                    let at_ms =
+                        poll.span.start_ns.saturating_sub(report.recorded.start_ns) / 1_000_000;
+                    let (truth_us, said_us) = (truth / 1000, said / 1000);
+                    differ.push_str(&format!(", {truth_us} -> {said_us} us at {at_ms} ms"));
+                    disagree += 1;
+                }
             }
+            let mut check = share_of(
+                &format!("parts of polls: {kind}"),
+                both - disagree,
+                both,
+                AGREE,
+            );
+            check.figure.push_str(&differ);
+            // None of none is no agreement.
+            check.holds &= both > 0;
+            check
         })
         .collect();
     checks.push(Check {

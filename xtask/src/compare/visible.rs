@@ -43,10 +43,8 @@ pub fn visible_holds(truth: &Truth, report: &Reported) -> Vec<Check> {
         of_others.visible,
         SEEN,
     );
-    if of_others.visible - of_others.reported == 1 {
-        others.allowed.push_str(" or but one");
-        others.holds = true;
-    }
+    // However few they are.
+    others.holds |= of_others.visible - of_others.reported == 1;
     vec![
         share_of(
             "parking_lot's holds seen from both ends",

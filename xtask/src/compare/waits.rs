@@ -5,9 +5,10 @@ use super::{Check, LONG_WAIT_NS, ratio};
 use crate::reported::Reported;
 use crate::truth::{Family, Truth};
 
-/// The workload reads its clock before it calls and after it was called: it has waits as some microseconds longer than the
-/// probes do. Those that are no longer than this over the limit may be counted or not.
-const LIMIT_BAND_NS: u64 = 20_000;
+/// The workload reads its clock before it calls and after it was called, and the probes' own time is in between: it has
+/// waits as longer than the probes do. Of 5,143 waits of eight recordings half were longer by up to 15 µs, 95 % by up to
+/// 30 µs and 99 % by up to 50 to 84 µs. Those that are no longer than this over the limit may be counted or not.
+const LIMIT_BAND_NS: u64 = 50_000;
 /// How far the number of a lock's waits may differ.
 const WAIT_COUNT_TOLERANCE: f64 = 0.01;
 /// How far their summed duration may differ.
@@ -143,10 +144,10 @@ mod tests {
             report.locks.insert(LOCK, long_waits);
             wrong(&waits(&truth, &report)).len()
         };
-        assert_eq!(with_short_ones(119_999, 970), 0);
-        assert_eq!(with_short_ones(119_999, 1000), 0);
-        assert_eq!(with_short_ones(119_999, 960), 1);
-        assert_eq!(with_short_ones(120_000, 970), 1);
+        assert_eq!(with_short_ones(149_999, 970), 0);
+        assert_eq!(with_short_ones(149_999, 1000), 0);
+        assert_eq!(with_short_ones(149_999, 960), 1);
+        assert_eq!(with_short_ones(150_000, 970), 1);
     }
 
     /// One percent, and one wait where there are few.
