@@ -157,7 +157,7 @@ fn anatomy_on_an_overcommitted_machine() {
         })
         .collect();
     let args = ["--runtime", "multi_thread", "--scenario", "anatomy"];
-    let compared = compare_by(&program("CONTENTION"), &args, "15s", &[], &["--only-parts"]);
+    let compared = compare_by(&program("CONTENTION"), &args, "30s", &[], &["--only-parts"]);
     drop(busy);
     let recorded = compared.recorded;
     let polls = recorded.report.long_polls();

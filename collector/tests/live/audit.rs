@@ -119,16 +119,22 @@ fn an_inventory_is_begun() {
     audit(&init, &dir).expect_code(0);
     // What somebody may have worked on is not written over.
     audit(&init, &dir).expect_code(exit_code::OUTPUT_NOT_WRITABLE);
-    let use_it = [&target[..], &["--inventory", text(&inventory)]].concat();
-    audit(&use_it, &again).expect_code(0);
+    let use_it = ["--inventory", text(&inventory)];
+    let capture = dir.path().join("capture.holdup");
+    let of_it = [&["--capture", text(&capture)], &use_it[..]].concat();
+    audit(&of_it, &again).expect_code(0);
+    let made_of = json(&again);
+    let locks = made_of["locks"].as_array().expect("a list");
+    assert!(locks.len() >= 2, "{made_of:#}");
+    let is_seen = |lock: &&Value| !lock["seen"].is_null();
+    assert!(locks.iter().all(|lock| is_seen(&lock)), "{made_of:#}");
+    // Later, somebody need not wait again for each of them.
+    audit(&[&target[..], &use_it].concat(), &again).expect_code(0);
     workload.stop();
     let measured = json(&again);
-    let locks = measured["locks"].as_array().expect("a list");
-    assert!(locks.len() >= 2, "{measured:#}");
-    assert!(
-        locks.iter().all(|lock| !lock["seen"].is_null()),
-        "{measured:#}"
-    );
+    let later = measured["locks"].as_array().expect("a list");
+    assert_eq!(later.len(), locks.len(), "{measured:#}");
+    assert!(later.iter().filter(is_seen).count() >= 2, "{measured:#}");
     let sites = measured["sites"].as_array().expect("a list");
     assert!(
         sites
