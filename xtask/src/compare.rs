@@ -36,6 +36,9 @@ const LONG_WAIT_NS: u64 = 100_000;
 /// How far the flamegraph's total may be from the report's.
 const FLAME_TOLERANCE: f64 = 0.001;
 
+/// As many are named of those that differ.
+const EXAMPLES: usize = 10;
+
 /// One figure and what it must be.
 struct Check {
     what: String,
@@ -128,7 +131,8 @@ fn flame(report: &Reported, flame_ns: u64) -> Check {
 fn none_of(what: &str, found: &[String]) -> Check {
     let mut figure = found.len().to_string();
     if !found.is_empty() {
-        figure.push_str(&format!(" ({})", found.join(", ")));
+        let shown = &found[..found.len().min(EXAMPLES)];
+        figure.push_str(&format!(" ({})", shown.join(", ")));
     }
     Check {
         what: what.to_owned(),

@@ -175,13 +175,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         RuntimeKind::MultiThread => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .enable_time()
-            .on_thread_start(truth::register_thread)
+            .on_thread_start(register_thread)
             .build()?,
         RuntimeKind::CurrentThread | RuntimeKind::LocalSet => {
-            truth::register_thread();
+            register_thread();
             tokio::runtime::Builder::new_current_thread()
                 .enable_time()
-                .on_thread_start(truth::register_thread)
+                .on_thread_start(register_thread)
                 .build()?
         }
     };
@@ -199,6 +199,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("ended reason={reason}");
     Ok(())
+}
+
+/// Whatever is to be there before a thread's first poll.
+fn register_thread() {
+    truth::register_thread();
+    parts::register_thread();
 }
 
 /// The main future, which is no task: it starts everything and waits for the end.

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use crate::handshake::{Suite, derive_session_key};
@@ -24,6 +25,11 @@ static LEDGER: Named<parking_lot::Mutex<u64>> = Named {
 
 pub fn lines() -> [Value; 1] {
     [LEDGER.line()]
+}
+
+/// Called when a thread starts, so that its first poll doesn't pay for the file.
+pub fn register_thread() {
+    SCHEDSTAT.with(|_| {});
 }
 
 /// One poll after the other, each with all parts.
@@ -65,18 +71,18 @@ fn close_one_day(disk: &Disk, rng: &mut fastrand::Rng) {
     // All of a wait for a lock is that wait, also when its thread waits for a CPU.
     let run_delay_ns = used.run_delay_ns - waited.run_delay_ns;
     truth::amount("run_queue", run_delay_ns);
-    // Not by the thread's CPU clock: what interrupts and a hypervisor take of it is not in there, but was no wait for a
-    // CPU either.
+    // Not by the thread's CPU clock: what a hypervisor takes of it is not in there, but was no wait for a CPU either.
     others_ns += waited.ns + run_delay_ns;
     truth::amount("on_cpu", used.ns.saturating_sub(others_ns));
 }
 
-/// Notes for how long something did not wait for a CPU, that sleeps and does nothing else.
+/// Notes for how long something neither ran nor waited for a CPU. It does little but sleep, so that a hypervisor seldom takes the
+/// CPU from it.
 fn asleep(part: &'static str, body: impl FnOnce()) -> u64 {
     let began = Moment::now();
     body();
     let used = Moment::now().since(&began);
-    let asleep_ns = used.ns.saturating_sub(used.run_delay_ns);
+    let asleep_ns = used.ns.saturating_sub(used.cpu_ns + used.run_delay_ns);
     truth::amount(part, asleep_ns);
     asleep_ns
 }
@@ -139,23 +145,27 @@ fn answer(asked: &mpsc::Receiver<Duration>, mut writer: PipeWriter) {
     }
 }
 
-/// A reading of the clock, and how long the running thread had waited on run queues by then; or what passed between two.
+/// A reading of the clock, and how long the running thread had run and had waited on run queues by then; or what passed between
+/// two.
 #[derive(Clone, Copy)]
 struct Moment {
     ns: u64,
+    cpu_ns: u64,
     run_delay_ns: u64,
 }
 
 impl Moment {
-    /// Both of the same moment: read again where the thread lost its CPU in between.
+    /// All of the same moment: read again where the thread lost its CPU in between.
     fn now() -> Self {
         let mut before = Schedstat::now();
         loop {
+            let cpu = clock_gettime(ClockId::ThreadCPUTime);
             let ns = truth::now();
             let after = Schedstat::now();
             if after == before {
                 return Self {
                     ns,
+                    cpu_ns: cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64,
                     run_delay_ns: after.run_delay_ns,
                 };
             }
@@ -166,6 +176,7 @@ impl Moment {
     fn since(self, earlier: &Self) -> Self {
         Self {
             ns: self.ns - earlier.ns,
+            cpu_ns: self.cpu_ns - earlier.cpu_ns,
             run_delay_ns: self.run_delay_ns - earlier.run_delay_ns,
         }
     }
