@@ -143,6 +143,8 @@ pub enum SiteClass {
     Blocking,
     /// A runtime worker's own loop, which is one blocking task.
     Worker,
+    /// No task, but the root future that `block_on` was given, on a current-thread runtime.
+    BlockOn,
     /// DWARF did not tell; the return address decides.
     Unknown,
 }

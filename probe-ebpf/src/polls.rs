@@ -11,6 +11,10 @@
 //!   unclassified > task                                              task
 //! ```
 //!
+//! The root future of a current-thread runtime, which `block_on` was given, is no task. `block_on`'s loop polls it after each
+//! park, if it was woken, and goes on with tasks or parks again: so what comes between is called a poll of it, and one that is
+//! not long is not counted, because there may have been none.
+//!
 //! There is no uretprobe: it would replace the return address on the target's stack, and cut every
 //! backtrace that the target takes of itself during a poll. The return address is read at the entry
 //! instead; user space puts an ordinary probe there.
@@ -112,6 +116,7 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
     let stack_pointer = registers::stack_pointer(&ctx);
     let return_addr = registers::return_address(&ctx);
 
+    root_ends(thread, start_ns);
     close_unseen(thread, stack_pointer);
 
     let mut class = SITE_CLASS.get(site).copied().unwrap_or(wire::CLASS_UNKNOWN);
@@ -129,36 +134,18 @@ pub fn poll_enter(ctx: ProbeContext) -> u32 {
             count(wire::COUNTER_POLLS_TOO_DEEP);
             return 0;
         }
-        let outer_active = (*thread).active_poll;
         let task = registers::argument(&ctx, 0);
-        *frame(thread, depth) = wire::PollFrame {
+        let poll = wire::PollFrame {
             start_ns,
             stack_pointer,
             task,
             task_id: meet(site, task, class, start_ns),
             return_addr,
-            handed_off_ns: 0,
-            run_queue_ns: 0,
-            sleep_ns: 0,
-            lock_wait_ns: 0,
-            stolen_ns: 0,
             site,
             class,
-            outer_active,
-            zero: 0,
+            ..wire::PollFrame::NONE
         };
-        (*thread).poll_depth = depth + 1;
-        let active = active_after(thread, outer_active, depth, class);
-        if active != outer_active {
-            stolen::stretch_ends(thread);
-        }
-        if active == depth + 1 {
-            early::drop_all(thread);
-        }
-        (*thread).active_poll = active;
-        if active == depth + 1 {
-            stolen::stretch_begins(thread);
-        }
+        begin(thread, &poll);
     }
     0
 }
@@ -269,6 +256,102 @@ pub fn poll_exit(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// Back in the loop of a current-thread runtime, which polls its root future first. The cookie is the site's index.
+#[uprobe]
+pub fn root_enter(ctx: ProbeContext) -> u32 {
+    let start_ns = crate::now();
+    // SAFETY: the context of this program.
+    let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    let Some(thread) = threads::current_or_new() else {
+        return 0;
+    };
+    let stack_pointer = registers::stack_pointer(&ctx);
+    root_ends(thread, start_ns);
+    close_unseen(thread, stack_pointer);
+    // SAFETY: the running thread's record, which only this thread writes.
+    unsafe {
+        let depth = (*thread).poll_depth;
+        if depth >= DEPTH {
+            count(wire::COUNTER_POLLS_TOO_DEEP);
+            return 0;
+        }
+        let poll = wire::PollFrame {
+            start_ns,
+            stack_pointer,
+            site,
+            class: wire::CLASS_ROOT,
+            ..wire::PollFrame::NONE
+        };
+        begin(thread, &poll);
+    }
+    0
+}
+
+/// The loop of a current-thread runtime parks, or is left.
+#[uprobe]
+pub fn root_exit(_ctx: ProbeContext) -> u32 {
+    let at_ns = crate::now();
+    if let Some(thread) = threads::current() {
+        root_ends(thread, at_ns);
+    }
+    0
+}
+
+/// The running thread polls something else than the root future, if that is what it did.
+#[inline(always)]
+fn root_ends(thread: *mut wire::Thread, at_ns: u64) {
+    let class = innermost(thread).map(|poll| {
+        // SAFETY: points into the record.
+        unsafe { (*poll).class }
+    });
+    if class == Some(wire::CLASS_ROOT) {
+        end_innermost(at_ns);
+    }
+}
+
+/// A global function: it ends in three programs, two of which end other polls as well.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn end_innermost(at_ns: u64) -> u64 {
+    if let Some(thread) = threads::current() {
+        // SAFETY: the running thread's record.
+        unsafe {
+            let depth = (*thread).poll_depth;
+            if depth != 0 && depth <= DEPTH {
+                end(thread, at_ns, 0);
+            }
+        }
+    }
+    0
+}
+
+/// Makes a poll the innermost one.
+///
+/// # Safety
+/// `thread` is the running thread's record, with a `poll_depth` under DEPTH.
+#[inline(always)]
+unsafe fn begin(thread: *mut wire::Thread, poll: &wire::PollFrame) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let depth = (*thread).poll_depth;
+        let outer_active = (*thread).active_poll;
+        *frame(thread, depth) = *poll;
+        (*frame(thread, depth)).outer_active = outer_active;
+        (*thread).poll_depth = depth + 1;
+        let active = active_after(thread, outer_active, depth, poll.class);
+        if active != outer_active {
+            stolen::stretch_ends(thread);
+        }
+        if active == depth + 1 {
+            early::drop_all(thread);
+        }
+        (*thread).active_poll = active;
+        if active == depth + 1 {
+            stolen::stretch_begins(thread);
+        }
+    }
+}
+
 /// Ends the innermost poll.
 ///
 /// # Safety
@@ -300,11 +383,13 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
         // A poll that goes on behind the recording's end is cut there.
         let cut = at_ns > recording.stop_ns;
         let at_ns = if cut { recording.stop_ns } else { at_ns };
-        if recorded && !cut {
+        let took_ns = at_ns.saturating_sub(poll.start_ns);
+        let happened = poll.class != wire::CLASS_ROOT || took_ns >= config::threshold_ns();
+        if recorded && !cut && happened {
             if unseen != 0 {
                 count(wire::COUNTER_POLL_END_UNSEEN);
             } else {
-                totals(poll.site, at_ns.saturating_sub(poll.start_ns));
+                totals(poll.site, took_ns);
             }
             count(if wire::is_blocking_class(poll.class) {
                 wire::COUNTER_BLOCKING_POLLS
@@ -312,7 +397,12 @@ unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
                 wire::COUNTER_POLLS
             });
         }
-        if recorded && !cut && unseen == 0 && (was_active || wire::is_blocking_class(poll.class)) {
+        if recorded
+            && !cut
+            && happened
+            && unseen == 0
+            && (was_active || wire::is_blocking_class(poll.class))
+        {
             let is_worker = (*frame(thread, 0)).class == wire::CLASS_WORKER;
             slices::poll_ended(thread, poll.class, is_worker, poll.start_ns, at_ns);
         }

@@ -610,6 +610,10 @@ pub const CLASS_BLOCKING: u32 = 2;
 /// A runtime's worker loop, which is one blocking task.
 pub const CLASS_WORKER: u32 = 3;
 
+/// The root future of a current-thread runtime: what the thread does from a return to the runtime's loop until the next
+/// task or park.
+pub const CLASS_ROOT: u32 = 4;
+
 /// Whether a poll of this class blocks no runtime by itself.
 pub const fn is_blocking_class(class: u32) -> bool {
     matches!(class, CLASS_BLOCKING | CLASS_WORKER)
@@ -844,6 +848,26 @@ pub struct PollFrame {
     pub outer_active: u32,
     /// Always zero.
     pub zero: u32,
+}
+
+impl PollFrame {
+    /// Nothing.
+    pub const NONE: PollFrame = PollFrame {
+        start_ns: 0,
+        stack_pointer: 0,
+        task: 0,
+        task_id: 0,
+        return_addr: 0,
+        handed_off_ns: 0,
+        run_queue_ns: 0,
+        sleep_ns: 0,
+        lock_wait_ns: 0,
+        stolen_ns: 0,
+        site: 0,
+        class: CLASS_UNKNOWN,
+        outer_active: 0,
+        zero: 0,
+    };
 }
 
 /// A lock wait under way.

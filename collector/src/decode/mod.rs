@@ -123,7 +123,7 @@ fn cpu_sample(sample: wire::CpuSample) -> Event {
 
 fn poll_class(code: u32) -> PollClass {
     match code {
-        wire::CLASS_SCHEDULER => PollClass::Scheduler,
+        wire::CLASS_SCHEDULER | wire::CLASS_ROOT => PollClass::Scheduler,
         wire::CLASS_BLOCKING | wire::CLASS_WORKER => PollClass::Blocking,
         _ => PollClass::Unknown,
     }

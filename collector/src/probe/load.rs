@@ -95,6 +95,10 @@ pub enum UprobeProgram {
     PollEnter,
     /// A place that polls return to.
     PollExit,
+    /// The root future of a current-thread runtime may be polled next; the cookie is its site's index.
+    RootEnter,
+    /// It no longer is.
+    RootExit,
     /// `block_in_place` hands the worker's core off.
     PollHandoff,
     /// A `batch_semaphore::Acquire` is polled; the cookie is a `wire::acquire_cookie`.
@@ -119,6 +123,8 @@ impl UprobeProgram {
             UprobeProgram::UnlockEnter => "unlock_enter",
             UprobeProgram::PollEnter => "poll_enter",
             UprobeProgram::PollExit => "poll_exit",
+            UprobeProgram::RootEnter => "root_enter",
+            UprobeProgram::RootExit => "root_exit",
             UprobeProgram::PollHandoff => "poll_handoff",
             UprobeProgram::AcquireEnter => "acquire_enter",
             UprobeProgram::AcquireReturn => "acquire_return",
@@ -136,6 +142,7 @@ impl UprobeProgram {
             UprobeProgram::UnlockEnter => "holders",
             UprobeProgram::PollEnter => "polls",
             UprobeProgram::PollExit => "ends of polls",
+            UprobeProgram::RootEnter | UprobeProgram::RootExit => "root futures of `block_on`",
             UprobeProgram::PollHandoff => "hand-offs of block_in_place",
             UprobeProgram::AcquireEnter
             | UprobeProgram::AcquireReturn

@@ -19,6 +19,7 @@ pub(super) fn class_code(class: SiteClass) -> u32 {
         }
         SiteClass::Blocking => wire::CLASS_BLOCKING,
         SiteClass::Worker => wire::CLASS_WORKER,
+        SiteClass::BlockOn => wire::CLASS_ROOT,
         SiteClass::Unknown => wire::CLASS_UNKNOWN,
     }
 }
@@ -71,9 +72,18 @@ pub(super) fn groups(plan: &AttachPlan, config: &probe::Config) -> Vec<Group> {
                 UprobeProgram::PollEnter,
                 (0_u64..)
                     .zip(&plan.polls)
+                    .filter(|(_, poll)| poll.is_of_a_task())
                     .map(|(site, poll)| point(&poll.site, site))
                     .collect(),
             ),
+            Family::BlockOn => {
+                add(UprobeProgram::RootExit, at(&plan.roots.ends));
+                let begins = plan.roots.begins.iter();
+                add(
+                    UprobeProgram::RootEnter,
+                    begins.map(|(site, poll)| point(site, *poll)).collect(),
+                );
+            }
             Family::BlockInPlace => add(
                 UprobeProgram::PollHandoff,
                 plan.handoffs

@@ -193,19 +193,30 @@ fn task_types(out: &mut String, report: &Report, style: Style) -> fmt::Result {
     for entry in types.iter().take(ROWS) {
         let (pool, tasks) = match entry.class {
             SiteClass::Blocking => ("[pool] ", "-".to_owned()),
+            SiteClass::BlockOn => ("[block_on] ", "-".to_owned()),
             _ => (
                 "",
                 format!("{}{}", entry.tasks_certainty.sign(), entry.tasks),
             ),
         };
+        // Those of its long polls alone would look like those of all.
+        let quantile = |ns| match entry.class {
+            SiteClass::BlockOn => "-".to_owned(),
+            _ => duration(ns),
+        };
+        let polls = match entry.class {
+            SiteClass::BlockOn => Certainty::LowerBound.sign(),
+            _ => "",
+        };
+        let polls = format!("{polls}{}", entry.polls);
         writeln!(
             out,
             "{:>8}  {:>7}  {:>5}  {:>7}  {:>7}  {:>7}  {:>5}  {pool}{}",
             duration(entry.total_ns),
-            entry.polls,
+            polls,
             tasks,
-            duration(entry.p50_ns),
-            duration(entry.p99_ns),
+            quantile(entry.p50_ns),
+            quantile(entry.p99_ns),
             duration(entry.max_ns),
             entry.long_polls,
             cut(&shown(&entry.task_name), COLUMNS - 60 - pool.len()),

@@ -200,6 +200,13 @@ impl Coverage {
                     .to_owned(),
             );
         }
+        let roots = self.probes.iter().find(|family| family.name == "block_on");
+        if roots.is_some_and(|family| family.attached > 0) {
+            notes.push(
+                "Of what `block_on` was given, on a current-thread runtime, only long polls are known and counted."
+                    .to_owned(),
+            );
+        }
         if is_off("cpu") {
             notes.push("No CPU samples were taken: on-CPU time has no stacks.".to_owned());
         }

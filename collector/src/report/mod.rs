@@ -232,6 +232,7 @@ fn task_name(capture: &Capture, site: SiteId) -> String {
     match capture.poll_sites.get(site.0 as usize) {
         Some(poll_site) => match &poll_site.future {
             Some(future) => label::future(future),
+            None if poll_site.class == SiteClass::BlockOn => "the future of `block_on`".to_owned(),
             None => format!("task at poll site {}", hex(poll_site.address.0)),
         },
         None => format!("task at poll site {}", site.0),

@@ -700,7 +700,7 @@ pub struct TaskTypeEntry {
     /// How good that is: an upper bound where there were more than holdup remembers, a lower bound where tasks have no
     /// numbers, so that one in another's place is taken for the same.
     pub tasks_certainty: Certainty,
-    /// Polls seen to end.
+    /// Polls seen to end; of a root future of `block_on` the long ones alone, and the next five are of them.
     pub polls: u64,
     /// Their summed duration.
     pub total_ns: Nanos,

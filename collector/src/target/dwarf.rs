@@ -1,5 +1,5 @@
 //! Debug information goes in; the type arguments of each `tokio::runtime::task::raw::poll` instance come
-//! out. Separate from `sites`, which decides what they mean.
+//! out, or of each of Tokio's `block_on`. Separate from `sites`, which decides what they mean.
 //!
 //! Symbols don't carry type arguments under legacy mangling; `DW_AT_name` does, also with `debug = 1`:
 //!
@@ -33,10 +33,37 @@ use super::image::Image;
 use super::names::PollArguments;
 use super::split::{Slice, Split, SplitSections, SplitUnit};
 
-/// What every name in question starts with.
-const PREFIX: &[u8] = b"poll<";
-/// The namespaces around the instances, outermost first.
-const NAMESPACES: [&[u8]; 4] = [b"tokio", b"runtime", b"task", b"raw"];
+/// What is looked for.
+struct Query {
+    /// What every name in question starts with one of.
+    prefixes: &'static [&'static [u8]],
+    /// The namespaces around the instances, outermost first.
+    namespaces: &'static [&'static [u8]],
+    /// There may be more of them inside.
+    any_depth: bool,
+    /// Whether it can be one with these arguments.
+    can_have: fn(&str) -> bool,
+}
+
+const POLLS: Query = Query {
+    prefixes: &[b"poll<"],
+    namespaces: &[b"tokio", b"runtime", b"task", b"raw"],
+    any_depth: false,
+    // Other crates have functions named poll. Schedulers are tokio's.
+    can_have: |arguments| {
+        PollArguments::scheduler(arguments).is_some_and(|scheduler| scheduler.contains("tokio::"))
+    },
+};
+
+/// There are several, one around the other, and which of them is a function differs; the innermost calls its loop through
+/// `Scoped::set`.
+const BLOCK_ONS: Query = Query {
+    prefixes: &[b"block_on<", b"set<tokio::runtime::scheduler::Context, "],
+    namespaces: &[b"tokio", b"runtime"],
+    any_depth: true,
+    can_have: |_| true,
+};
+
 /// Longer names are passed over. The longest in a Citadel server has 6 KiB.
 const NAME_LIMIT: usize = 64 << 10;
 /// Bytes of names that are kept in all; the rest is passed over and counted.
@@ -55,12 +82,12 @@ const THREADS_LIMIT: usize = 4;
 const SPLIT_MISSING: &str = "it is split, and the package (.dwp) or files (.dwo) with the rest of it are \
                              not beside the binary";
 
-/// One poll instance.
+/// One instance of what was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// Entry, as a virtual address of the file.
     pub vaddr: u64,
-    /// Its type arguments: the future's type and the scheduler's.
+    /// Its type arguments: the future's type, and of a poll the scheduler's.
     pub arguments: String,
 }
 
@@ -82,28 +109,55 @@ pub struct Outcome {
 impl Outcome {
     /// Whether it has the instance at this virtual address.
     pub fn describes(&self, vaddr: u64) -> bool {
-        self.instances
-            .binary_search_by_key(&vaddr, |instance| instance.vaddr)
-            .is_ok()
+        self.arguments(vaddr).is_some()
+    }
+
+    /// The type arguments of the instance at this virtual address.
+    pub fn arguments(&self, vaddr: u64) -> Option<&str> {
+        let by_address = self
+            .instances
+            .binary_search_by_key(&vaddr, |instance| instance.vaddr);
+        Some(&self.instances[by_address.ok()?].arguments)
     }
 }
 
 /// Every poll instance that the debug information of an image describes.
 pub fn poll_instances(image: &Image, search: &DebugSearch) -> Result<Outcome, ElfError> {
+    instances(image, search, &POLLS)
+}
+
+/// Every instance of a `block_on` of Tokio's that the debug information of an image describes.
+pub fn block_on_instances(image: &Image, search: &DebugSearch) -> Result<Outcome, ElfError> {
+    instances(image, search, &BLOCK_ONS)
+}
+
+fn instances(
+    image: &Image,
+    search: &DebugSearch,
+    query: &'static Query,
+) -> Result<Outcome, ElfError> {
     let Some(described) = image.described()? else {
         return Ok(Outcome::default());
     };
     let split = SplitSections::of(image, search);
     let split = Split::new(&split);
-    Ok(poll_instances_of_file(&described, Some(&split)))
+    Ok(instances_of_file(&described, Some(&split), query))
 }
 
 /// Every poll instance that a file describes, and what its skeleton units stand for.
 pub fn poll_instances_of_file(described: &Elf<'_>, split: Option<&Split<'_>>) -> Outcome {
+    instances_of_file(described, split, &POLLS)
+}
+
+fn instances_of_file(
+    described: &Elf<'_>,
+    split: Option<&Split<'_>>,
+    query: &'static Query,
+) -> Outcome {
     let sections: Result<DwarfSections<Cow<'_, [u8]>>, ElfError> =
         DwarfSections::load(|id| described.section(id.name()));
     match sections {
-        Ok(sections) => Search::new(&sections, Instant::now() + TIME_LIMIT).run(split),
+        Ok(sections) => Search::new(&sections, query, Instant::now() + TIME_LIMIT).run(split),
         Err(_) => Outcome {
             gave_up: Some("its sections are malformed or too large"),
             ..Outcome::default()
@@ -113,6 +167,7 @@ pub fn poll_instances_of_file(described: &Elf<'_>, split: Option<&Split<'_>>) ->
 
 /// One search through the debug information of a file.
 struct Search<'data> {
+    query: &'static Query,
     dwarf: gimli::Dwarf<Slice<'data>>,
     info: &'data [u8],
     /// Offsets in `.debug_str` of the names in question.
@@ -148,11 +203,16 @@ struct Named {
 }
 
 impl<'data> Search<'data> {
-    fn new(sections: &'data DwarfSections<Cow<'data, [u8]>>, until: Instant) -> Search<'data> {
+    fn new(
+        sections: &'data DwarfSections<Cow<'data, [u8]>>,
+        query: &'static Query,
+        until: Instant,
+    ) -> Search<'data> {
         let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
         let info = dwarf.debug_info.reader().slice();
-        let strings = Strings::find(dwarf.debug_str.reader().slice());
+        let strings = Strings::find(dwarf.debug_str.reader().slice(), query);
         Search {
+            query,
             dwarf,
             info,
             strings,
@@ -243,6 +303,7 @@ impl<'data> Search<'data> {
                     mine.units_read += 1;
                     let read = self.dwarf.unit(units[index]).and_then(|unit| {
                         let place = UnitPlace {
+                            query: self.query,
                             dwarf: &self.dwarf,
                             unit: &unit,
                             file: 0,
@@ -319,6 +380,7 @@ impl<'data> Search<'data> {
                 Some(Err(())) => found.gave_up = Some(SPLIT_MISSING),
                 Some(Ok(SplitUnit { dwarf, unit })) => {
                     let place = UnitPlace {
+                        query: self.query,
                         dwarf: &dwarf,
                         unit: &unit,
                         file: 1 + index,
@@ -334,6 +396,7 @@ impl<'data> Search<'data> {
 
 /// A unit, and where it is.
 struct UnitPlace<'a, 'data> {
+    query: &'static Query,
     dwarf: &'a gimli::Dwarf<Slice<'data>>,
     unit: &'a Unit<Slice<'data>>,
     file: usize,
@@ -344,9 +407,12 @@ struct UnitPlace<'a, 'data> {
 impl<'data> UnitPlace<'_, 'data> {
     /// Adds what one unit has.
     fn read(&self, found: &mut Findings) -> gimli::Result<()> {
-        let UnitPlace { dwarf, unit, .. } = *self;
+        let UnitPlace {
+            dwarf, unit, query, ..
+        } = *self;
+        let namespaces = query.namespaces;
         let mut entries = unit.entries_raw(None)?;
-        // How many of NAMESPACES are open around the next entry: the first is at depth 1.
+        // How many of the namespaces are open around the next entry: the first is at depth 1.
         let mut open: usize = 0;
         while !entries.is_empty() {
             let offset = entries.next_offset();
@@ -356,19 +422,20 @@ impl<'data> UnitPlace<'_, 'data> {
             };
             open = open.min(depth.saturating_sub(1));
             match abbreviation.tag() {
-                gimli::DW_TAG_namespace if depth == open + 1 && open < NAMESPACES.len() => {
+                gimli::DW_TAG_namespace if depth == open + 1 && open < namespaces.len() => {
                     let mut is_next = false;
                     for &spec in abbreviation.attributes() {
                         let attribute = entries.read_attribute(spec)?;
                         is_next |= attribute.name() == gimli::DW_AT_name
                             && dwarf
                                 .attr_string(unit, attribute.value())
-                                .is_ok_and(|name| name.slice() == NAMESPACES[open]);
+                                .is_ok_and(|name| name.slice() == namespaces[open]);
                     }
                     open += usize::from(is_next);
                 }
                 gimli::DW_TAG_subprogram => {
-                    let inside = open == NAMESPACES.len() && depth == NAMESPACES.len() + 1;
+                    let inside = open == namespaces.len()
+                        && (query.any_depth || depth == namespaces.len() + 1);
                     let mut subprogram = Subprogram::default();
                     for &spec in abbreviation.attributes() {
                         let attribute = entries.read_attribute(spec)?;
@@ -415,7 +482,7 @@ impl<'data> UnitPlace<'_, 'data> {
         }
         let name = self.dwarf.attr_string(self.unit, value).ok()?;
         (name.len() <= NAME_LIMIT)
-            .then(|| arguments_of(name.slice()).map(str::to_owned))
+            .then(|| self.query.arguments_of(name.slice()).map(str::to_owned))
             .flatten()
     }
 
@@ -499,14 +566,16 @@ impl Findings {
     }
 }
 
-/// The arguments of a name that is looked for.
-fn arguments_of(name: &[u8]) -> Option<&str> {
-    let arguments = name.strip_prefix(PREFIX)?.strip_suffix(b">")?;
-    let arguments = std::str::from_utf8(arguments).ok()?;
-    // Other crates have functions named poll. Schedulers are tokio's.
-    PollArguments::scheduler(arguments)?
-        .contains("tokio::")
-        .then_some(arguments)
+impl Query {
+    /// The arguments of a name that is looked for.
+    fn arguments_of<'a>(&self, name: &'a [u8]) -> Option<&'a str> {
+        let mut prefixes = self.prefixes.iter();
+        let arguments = prefixes
+            .find_map(|prefix| name.strip_prefix(*prefix))?
+            .strip_suffix(b">")?;
+        let arguments = std::str::from_utf8(arguments).ok()?;
+        (self.can_have)(arguments).then_some(arguments)
+    }
 }
 
 /// Offsets of the strings that are looked for, made to be found quickly.
@@ -518,17 +587,18 @@ struct Strings {
 }
 
 impl Strings {
-    fn find(strings: &[u8]) -> Strings {
+    fn find(strings: &[u8], query: &Query) -> Strings {
         let mut found = Strings {
             offsets: HashSet::new(),
             low_bits: vec![0; (1 << 16) / 64],
             gave_up: None,
         };
         // Anywhere, not only behind a NUL: linkers let a string share the end of a longer one.
-        for at in memchr::memmem::find_iter(strings, PREFIX) {
+        let prefixes = query.prefixes.iter();
+        for at in prefixes.flat_map(|prefix| memchr::memmem::find_iter(strings, prefix)) {
             let rest = &strings[at..strings.len().min(at + NAME_LIMIT)];
             let name = memchr::memchr(0, rest).map(|end| &rest[..end]);
-            if name.and_then(arguments_of).is_none() {
+            if name.and_then(|name| query.arguments_of(name)).is_none() {
                 continue;
             }
             if found.offsets.len() >= STRINGS_LIMIT {

@@ -11,6 +11,8 @@
 //! address itself.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Register,
 };
@@ -229,6 +231,74 @@ pub fn returns_of_first_entry_calls(code: &[u8], vaddr: u64) -> impl Iterator<It
                 && instruction.memory_index() == Register::None
                 && instruction.memory_displacement64() == 0
             {
+                return Some(instruction.next_ip());
+            }
+        }
+        None
+    })
+}
+
+/// Functions, and places that hold their addresses: a call goes to the one or through the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Callees {
+    /// Addresses of the functions.
+    pub functions: BTreeSet<u64>,
+    /// Addresses of the places.
+    pub places: BTreeSet<u64>,
+}
+
+impl Callees {
+    fn includes(&self, call: Call) -> bool {
+        match call {
+            Call::To(target) => self.functions.contains(&target),
+            Call::Through(place) => self.places.contains(&place),
+        }
+    }
+}
+
+/// Addresses in `code` at `vaddr` of what may be a call of one of `callees`, without decoding what is before it: in no time
+/// for a whole program.
+pub fn look_like_calls<'a>(
+    code: &'a [u8],
+    vaddr: u64,
+    callees: &'a Callees,
+) -> impl Iterator<Item = u64> + 'a {
+    /// `call rel32`, and the second byte of `call [rip + rel32]` behind 0xff: what follows is four bytes in both.
+    const DIRECT: u8 = 0xe8;
+    const THROUGH: u8 = 0x15;
+    memchr::memchr2_iter(DIRECT, THROUGH, code).filter_map(move |at| {
+        let distance = i32::from_le_bytes(*code.get(at + 1..)?.first_chunk()?);
+        let next = vaddr + at as u64 + 5;
+        let target = next.wrapping_add_signed(distance.into());
+        let call = if code[at] == DIRECT {
+            Call::To(target)
+        } else {
+            Call::Through(target)
+        };
+        callees.includes(call).then_some(next - 1)
+    })
+}
+
+/// Where the calls of one of `callees` in function `code` at `vaddr` return to.
+pub fn returns_of_calls<'a>(
+    code: &'a [u8],
+    vaddr: u64,
+    callees: &'a Callees,
+) -> impl Iterator<Item = u64> + 'a {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            let call = match instruction.flow_control() {
+                FlowControl::Call if instruction.op0_kind() == iced_x86::OpKind::NearBranch64 => {
+                    Call::To(instruction.near_branch_target())
+                }
+                FlowControl::IndirectCall if instruction.is_ip_rel_memory_operand() => {
+                    Call::Through(instruction.ip_rel_memory_address())
+                }
+                _ => continue,
+            };
+            if callees.includes(call) {
                 return Some(instruction.next_ip());
             }
         }
@@ -608,6 +678,29 @@ mod tests {
     }
 
     /// Of the ways to call through memory, one is that of a table's first function.
+    #[test]
+    fn calls_of_known_functions() {
+        // At 0x1000: call 0x2000; call [rip -> 0x3000]; call 0x2008; mov eax, and the same call in its bytes; ret.
+        let mut code = vec![0xe8];
+        code.extend((0x2000_i32 - 0x1005).to_le_bytes());
+        code.extend([0xff, 0x15]);
+        code.extend((0x3000_i32 - 0x100b).to_le_bytes());
+        code.push(0xe8);
+        code.extend((0x2008_i32 - 0x1010).to_le_bytes());
+        code.extend([0x48, 0xb8, 0xe8]);
+        code.extend((0x2000_i32 - 0x1017).to_le_bytes());
+        code.extend([0, 0, 0, 0xc3]);
+        let callees = Callees {
+            functions: BTreeSet::from([0x2000]),
+            places: BTreeSet::from([0x3000]),
+        };
+        let returns: Vec<u64> = returns_of_calls(&code, 0x1000, &callees).collect();
+        assert_eq!(returns, [0x1005, 0x100b]);
+        // What only looks like one is found as well, from inside of whatever it is.
+        let found: Vec<u64> = look_like_calls(&code, 0x1000, &callees).collect();
+        assert_eq!(found, [0x1004, 0x100a, 0x1016]);
+    }
+
     #[test]
     fn calls_of_a_tables_first_function() {
         let code = [

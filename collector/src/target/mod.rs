@@ -17,6 +17,7 @@ pub mod maps;
 pub mod mmap;
 pub mod names;
 pub mod process;
+pub mod roots;
 pub mod sites;
 pub mod split;
 pub mod vtables;

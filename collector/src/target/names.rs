@@ -57,6 +57,22 @@ pub fn arguments(list: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// What is inside of a bracket that opened right before `text`: all of it, where none closes.
+pub fn inside_of_bracket(text: &str) -> &str {
+    let bytes = text.as_bytes();
+    let mut depth = 0usize;
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            b'>' if is_arrow(bytes, at) => {}
+            b'>' if depth == 0 => return &text[..at],
+            b'>' => depth -= 1,
+            _ => {}
+        }
+    }
+    text
+}
+
 /// A function's path without type arguments and without the brackets of an inherent `impl`, the same for
 /// both mangling schemes: `<parking_lot::raw_mutex::RawMutex>::lock_slow` (v0) and
 /// `parking_lot::raw_mutex::RawMutex::lock_slow` (legacy) are one function.

@@ -7,13 +7,14 @@ use std::path::Path;
 
 use holdup_probe_ebpf::wire;
 
-mod returns;
+pub(super) mod returns;
 mod wanted;
 
 pub use returns::ReturnPlace;
 pub(super) use wanted::Found;
+pub(super) use wanted::Role;
 pub(crate) use wanted::slow_path_operation;
-use wanted::{Role, UNLOCK_SHARED_SLOW, WANTED, Wanted, find};
+use wanted::{UNLOCK_SHARED_SLOW, WANTED, Wanted, find};
 
 use super::binary::Binary;
 use super::debuginfo::{DebugSearch, place_for};
@@ -26,6 +27,7 @@ use super::insn::{self, FirstInstruction};
 use super::maps::Modules;
 use super::names::PollArguments;
 use super::process::{Process, TargetError};
+use super::roots::Roots;
 use super::vtables;
 use crate::capture::{MissingProbe, ProbeFamily};
 use crate::event::SiteClass;
@@ -60,6 +62,13 @@ pub struct PollSite {
     pub folded: Vec<String>,
     /// It is the worker loop that `block_in_place` starts on another thread.
     pub takes_over_core: bool,
+}
+
+impl PollSite {
+    /// Whether it is an instance of `raw::poll`, which polls tasks.
+    pub fn is_of_a_task(&self) -> bool {
+        self.class != SiteClass::BlockOn
+    }
 }
 
 /// A lock's slow path: a probe at its entry and one at its return.
@@ -133,6 +142,8 @@ pub struct AttachPlan {
     pub permit_releases: Vec<Site>,
     /// Where tasks are woken.
     pub wakes: Vec<Site>,
+    /// Where root futures are seen to be polled.
+    pub roots: Roots,
     /// Where `block_in_place` is seen to hand a worker's core off.
     pub handoffs: Vec<Handoff>,
     /// What debug information told, and what it could not.
@@ -158,6 +169,8 @@ pub enum Family {
     StdRwlock,
     /// `tokio::sync::{Mutex, RwLock, Semaphore}`.
     TokioSync,
+    /// Root futures of current-thread runtimes.
+    BlockOn,
     /// `tokio::task::block_in_place`.
     BlockInPlace,
     /// Wakes of tasks.
@@ -166,7 +179,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 9] = [
+    pub const ALL: [Family; 10] = [
         Family::Polls,
         Family::Mutex,
         Family::Rwlock,
@@ -174,6 +187,7 @@ impl Family {
         Family::StdMutex,
         Family::StdRwlock,
         Family::TokioSync,
+        Family::BlockOn,
         Family::BlockInPlace,
         Family::Wakes,
     ];
@@ -188,6 +202,7 @@ impl Family {
             Family::StdMutex => "std_mutex",
             Family::StdRwlock => "std_rwlock",
             Family::TokioSync => "tokio_sync",
+            Family::BlockOn => "block_on",
             Family::BlockInPlace => "block_in_place",
             Family::Wakes => "wakes",
         }
@@ -196,7 +211,11 @@ impl Family {
     /// The crate whose functions it probes.
     fn krate(self) -> &'static str {
         match self {
-            Family::Polls | Family::BlockInPlace | Family::TokioSync | Family::Wakes => "tokio",
+            Family::Polls
+            | Family::BlockOn
+            | Family::BlockInPlace
+            | Family::TokioSync
+            | Family::Wakes => "tokio",
             Family::Mutex | Family::Rwlock | Family::Condvar => "parking_lot",
             Family::StdMutex | Family::StdRwlock => "std",
         }
@@ -287,6 +306,7 @@ impl AttachPlan {
             acquire_drops: Vec::new(),
             permit_releases: Vec::new(),
             wakes: Vec::new(),
+            roots: Roots::default(),
             handoffs: Vec::new(),
             dwarf: described,
             missing: Vec::new(),
@@ -296,6 +316,7 @@ impl AttachPlan {
         plan.add_polls(found)?;
         plan.add_locks(found)?;
         plan.add_handoffs(found)?;
+        plan.add_roots(found, search)?;
         plan.explain_missing(found)?;
         Ok(plan)
     }
@@ -364,7 +385,10 @@ impl AttachPlan {
         let mut done = BTreeMap::new();
         for found in found {
             let Wanted { short, role, .. } = *found.wanted;
-            if matches!(role, Role::Poll | Role::Handoff) {
+            if matches!(
+                role,
+                Role::Poll | Role::Handoff | Role::Park | Role::LeaveLoop
+            ) {
                 continue;
             }
             let family = role.family();
@@ -444,7 +468,7 @@ impl AttachPlan {
                 },
                 Role::DropAcquire => self.acquire_drops.push(site),
                 Role::ReleasePermits => self.permit_releases.push(site),
-                Role::Poll | Role::Handoff | Role::Wake => {}
+                Role::Poll | Role::Handoff | Role::Park | Role::LeaveLoop | Role::Wake => {}
             }
         }
         Ok(())
@@ -503,7 +527,8 @@ impl AttachPlan {
             .filter(|unlock| unlock.family() == family)
             .count();
         match family {
-            Family::Polls => self.polls.len(),
+            Family::Polls => self.polls.iter().filter(|poll| poll.is_of_a_task()).count(),
+            Family::BlockOn => self.roots.begins.len() + self.roots.ends.len(),
             Family::BlockInPlace => self.handoffs.len(),
             Family::Wakes => self.wakes.len(),
             Family::TokioSync => {
@@ -597,8 +622,8 @@ impl AttachPlan {
             return Ok(());
         }
         for wanted in absent {
-            // Explained by `add_handoffs`, which knows more about it.
-            if wanted.role == Role::Handoff {
+            // Explained by who knows more about it: `add_handoffs`, `add_roots`.
+            if matches!(wanted.role, Role::Handoff | Role::Park | Role::LeaveLoop) {
                 continue;
             }
             let family = wanted.role.family();

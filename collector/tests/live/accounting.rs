@@ -169,6 +169,38 @@ fn anatomy_on_an_overcommitted_machine() {
     assert!(waited > 10, "{waited} polls waited for a CPU");
 }
 
+/// What `block_on` was given blocks the tasks of a current-thread runtime, of itself or of a `LocalSet`, and nobody where
+/// workers have them.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn root_futures_agree_with_the_truth() {
+    for build in ["CONTENTION", "CONTENTION_SHIPPED"] {
+        for runtime in ["current_thread", "local_set", "multi_thread"] {
+            let args = ["--runtime", runtime, "--scenario", "root,crypto"];
+            let recorded = compare_program(&program(build), &args, "6s");
+            let of_roots = recorded.report.task_types().iter();
+            let of_roots = of_roots.filter(|entry| entry["class"] == "block_on");
+            let of_root: u64 = of_roots
+                .filter_map(|entry| entry["long_polls"].as_u64())
+                .sum();
+            if runtime == "multi_thread" {
+                assert_eq!(of_root, 0);
+            } else {
+                assert!(of_root > 100, "{build}, {runtime}: {of_root}");
+            }
+        }
+    }
+}
+
+/// What is dropped in a poll, and a waker that does the work itself, are part of it.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn callbacks_of_a_poll_agree_with_the_truth() {
+    for runtime in ["current_thread", "multi_thread"] {
+        compare(runtime, &["--scenario", "callbacks"], "6s");
+    }
+}
+
 /// Who had to wait for a long poll, and how long, where nobody else could take it ...
 #[test]
 #[ignore = "live: cargo xtask test"]

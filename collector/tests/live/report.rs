@@ -53,6 +53,11 @@ impl Report {
         self.list("/holds")
     }
 
+    /// All polls, by the type of their future.
+    pub fn task_types(&self) -> &[Value] {
+        self.list("/task_types")
+    }
+
     /// Threads that were stuck.
     pub fn stuck(&self) -> &[Value] {
         self.list("/stuck")

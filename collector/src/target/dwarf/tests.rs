@@ -87,6 +87,10 @@ const POLL: &str = "poll<app::{async_block_env#0}, alloc::sync::Arc<tokio::runti
                     current_thread::Handle, alloc::alloc::Global>>";
 
 fn search(info: &[u8], strings: &[u8]) -> Outcome {
+    search_for(&POLLS, info, strings)
+}
+
+fn search_for(query: &'static Query, info: &[u8], strings: &[u8]) -> Outcome {
     let sections = DwarfSections::load(|id| {
         Ok::<_, ()>(Cow::Borrowed(match id {
             gimli::SectionId::DebugInfo => info,
@@ -96,7 +100,7 @@ fn search(info: &[u8], strings: &[u8]) -> Outcome {
         }))
     })
     .expect("sections are there");
-    Search::new(&sections, Instant::now() + TIME_LIMIT).run(None)
+    Search::new(&sections, query, Instant::now() + TIME_LIMIT).run(None)
 }
 
 /// Entries of a unit: the namespaces, then in them `inner`.
@@ -134,6 +138,37 @@ fn namespaces() {
     assert_eq!(vaddrs, [0x1000]);
     assert_eq!(outcome.instances[0].arguments, POLL[5..POLL.len() - 1]);
     assert_eq!((outcome.units_read, outcome.units_skipped), (2, 1));
+}
+
+/// Whatever `block_on` is a function counts in any namespace of the runtime's, and so does what its loop is called through.
+#[test]
+fn block_ons() {
+    const BLOCK_ON: &str = "block_on<app::main::{async_block_env#0}>";
+    const SET: &str =
+        "set<tokio::runtime::scheduler::Context, tokio::runtime::scheduler::current_thread::Loop>";
+    let (strings, at) = written::strings(&[
+        "tokio",
+        "runtime",
+        "scheduler",
+        "context",
+        BLOCK_ON,
+        SET,
+        "app",
+    ]);
+    let deep = [at[0], at[1], at[2], at[3]];
+    let mut info = in_namespaces(deep, &concrete(at[4], 0x1000));
+    info.extend(in_namespaces(deep, &concrete(at[5], 0x2000)));
+    info.extend(in_namespaces(
+        [at[6], at[1], at[2], at[3]],
+        &concrete(at[4], 0x3000),
+    ));
+    let outcome = search_for(&BLOCK_ONS, &info, &strings);
+    let vaddrs: Vec<u64> = outcome.instances.iter().map(|one| one.vaddr).collect();
+    assert_eq!(vaddrs, [0x1000, 0x2000]);
+    assert_eq!(
+        outcome.arguments(0x1000),
+        Some("app::main::{async_block_env#0}")
+    );
 }
 
 /// A name and its address in two entries, the second one outside of the namespaces and in front.

@@ -102,7 +102,7 @@ impl AttachPlan {
 }
 
 /// The function symbol that covers an address.
-fn containing<'data>(named: &Elf<'data>, vaddr: u64) -> Option<Symbol<'data>> {
+pub fn containing<'data>(named: &Elf<'data>, vaddr: u64) -> Option<Symbol<'data>> {
     named
         .symbols()
         .filter(|symbol| {

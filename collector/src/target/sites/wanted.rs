@@ -17,12 +17,20 @@ const ARGUMENT_BYTES_LIMIT: usize = 32 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Poll,
-    SlowPath { operation: u32 },
-    SlowUnlock { operation: u32 },
+    SlowPath {
+        operation: u32,
+    },
+    SlowUnlock {
+        operation: u32,
+    },
     Acquire,
     DropAcquire,
     ReleasePermits,
     Handoff,
+    /// A current-thread runtime's loop parks.
+    Park,
+    /// It is left.
+    LeaveLoop,
     Wake,
 }
 
@@ -36,6 +44,7 @@ impl Role {
             }
             Role::Acquire | Role::DropAcquire | Role::ReleasePermits => Family::TokioSync,
             Role::Handoff => Family::BlockInPlace,
+            Role::Park | Role::LeaveLoop => Family::BlockOn,
             Role::Wake => Family::Wakes,
         }
     }
@@ -194,6 +203,21 @@ pub(super) const WANTED: &[Wanted] = &[
         "waker::wake_by_ref",
         Role::Wake,
     ),
+    wanted(
+        "tokio::runtime::scheduler::current_thread::Context::park",
+        "Context::park",
+        Role::Park,
+    ),
+    wanted(
+        "tokio::runtime::scheduler::current_thread::Context::park_yield",
+        "Context::park_yield",
+        Role::Park,
+    ),
+    wanted(
+        "<tokio::runtime::scheduler::current_thread::CoreGuard as core::ops::drop::Drop>::drop",
+        "CoreGuard::drop",
+        Role::LeaveLoop,
+    ),
     wanted(SPAWN_FUNCTIONS[0], "Spawner::spawn_task", Role::Handoff),
     wanted(SPAWN_FUNCTIONS[1], "InnerImpl::spawn_task", Role::Handoff),
     wanted(SPAWN_FUNCTIONS[2], "LockedImpl::spawn_task", Role::Handoff),
@@ -212,8 +236,9 @@ pub fn slow_path_operation(path: &str) -> Option<u32> {
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 7] = [
+const NEEDLES: [&str; 8] = [
     "3raw4poll",
+    "14current_thread",
     "5waker",
     "_contended",
     "batch_semaphore",

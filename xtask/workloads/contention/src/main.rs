@@ -2,12 +2,14 @@
 
 mod accounts;
 mod across_await;
+mod callbacks;
 mod deadlock;
 mod handshake;
 mod locks;
 mod pace;
 mod parts;
 mod queue;
+mod root;
 mod routes;
 mod scenarios;
 mod seccomp;
@@ -220,6 +222,7 @@ async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
             stacks::return_probe_marker()
         );
     }
+    let is_at_work = scenarios.contains(&Scenario::Root);
     for scenario in scenarios {
         started.start(scenario);
     }
@@ -233,7 +236,18 @@ async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
         started.start_backtraces(file);
     }
     println!("ready pid={}", std::process::id());
-    stop.notified().await;
+    if !is_at_work {
+        stop.notified().await;
+    } else if args.runtime == RuntimeKind::MultiThread {
+        // Its thread is none of the runtime's.
+        root::serve(&stop, fastrand::Rng::with_seed(args.seed)).await;
+    } else {
+        task::measured(
+            "serve",
+            root::serve(&stop, fastrand::Rng::with_seed(args.seed)),
+        )
+        .await;
+    }
     pace::stop();
     started.finish().await;
 }

@@ -13,7 +13,9 @@ use crate::deadlock::{self, Kind};
 use crate::handshake::{Suite, derive_session_key};
 use crate::locks::lock;
 use crate::pace::{self, stopping};
-use crate::{accounts, across_await, parts, queue, routes, sessions, stacks, stock, task};
+use crate::{
+    accounts, across_await, callbacks, parts, queue, routes, sessions, stacks, stock, task,
+};
 
 /// Each does one thing, so that each can be looked at alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,6 +64,10 @@ pub enum Scenario {
     Anatomy,
     /// Tasks that are ready behind one that keeps their worker, each with its delay; only when asked for
     Queue,
+    /// Polls that are long by what is dropped in them, and by whom they wake; only when asked for
+    Callbacks,
+    /// A main future, no task, whose polls block a current-thread runtime; only when asked for
+    Root,
     /// Places whose stacks are in the truth; only when asked for (multi_thread only)
     Stacks,
     /// Two threads that wait for each other for ever, for mutexes on the heap; this one and those below only when asked for
@@ -89,6 +95,8 @@ impl Scenario {
             self,
             Self::Anatomy
                 | Self::Queue
+                | Self::Callbacks
+                | Self::Root
                 | Self::Stacks
                 | Self::TokioAcrossAwait
                 | Self::ParkingLotAcrossAwait
@@ -265,6 +273,9 @@ impl Started {
                 }
                 self.task("keep_counter", |rng| queue::keep_counter(bells, rng));
             }
+            Scenario::Callbacks => self.task("hang_up", callbacks::hang_up),
+            // The main future does it.
+            Scenario::Root => {}
             Scenario::Stacks => {
                 let rng = self.rng();
                 let (tasks, thread) = stacks::start(self.plugin_after, rng);

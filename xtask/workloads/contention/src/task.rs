@@ -37,6 +37,11 @@ impl<F: Future> Future for Measured<F> {
     }
 }
 
+/// Measures a future that is no task.
+pub fn measured<F: Future>(name: &'static str, future: F) -> impl Future<Output = F::Output> {
+    Measured { name, future }
+}
+
 /// Spawns onto whatever the process was started with: the runtime or its LocalSet.
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
