@@ -268,14 +268,14 @@ pub fn look_like_calls<'a>(
     const THROUGH: u8 = 0x15;
     memchr::memchr2_iter(DIRECT, THROUGH, code).filter_map(move |at| {
         let distance = i32::from_le_bytes(*code.get(at + 1..)?.first_chunk()?);
-        let next = vaddr + at as u64 + 5;
+        let next = vaddr.wrapping_add(at as u64 + 5);
         let target = next.wrapping_add_signed(distance.into());
         let call = if code[at] == DIRECT {
             Call::To(target)
         } else {
             Call::Through(target)
         };
-        callees.includes(call).then_some(next - 1)
+        callees.includes(call).then_some(next.wrapping_sub(1))
     })
 }
 
@@ -895,6 +895,12 @@ mod tests {
             argument_compared_with(code, 1_000_000_000);
             tail_jump(code, u64::MAX - 8);
             assert!(calls(code, u64::MAX - 8).count() <= code.len());
+            let callees = Callees {
+                functions: BTreeSet::from([u64::MAX - 8, 0, 8]),
+                places: BTreeSet::from([u64::MAX - 8, 0, 8]),
+            };
+            assert!(look_like_calls(code, u64::MAX - 8, &callees).count() <= code.len());
+            assert!(returns_of_calls(code, u64::MAX - 8, &callees).count() <= code.len());
             dereferences_first_argument(code);
             reads_first_argument(code);
         }

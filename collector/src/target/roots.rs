@@ -36,9 +36,11 @@ const LOOPS: [&str; 2] = [
     "tokio::runtime::context::scoped::Scoped::set",
 ];
 /// Bytes of a function's code that are looked at: the loop can be inlined into a whole program's `main`.
-const CODE_LIMIT: usize = 4 << 20;
+const CODE_LIMIT: usize = 1 << 20;
 /// Loops that are looked for.
 const LOOPS_LIMIT: usize = 256;
+/// What looks like a call of a park and is looked at: a loop has two or three.
+const CALLS_LIMIT: usize = 16 * LOOPS_LIMIT;
 
 /// Where root futures are seen to be polled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +90,7 @@ impl AttachPlan {
                 }
                 let returns = parked.into_iter().filter_map(|vaddr| {
                     let probe = insn::return_site_probe(code.bytes_at(vaddr, 256), vaddr)?;
-                    at(vaddr + probe.offset)
+                    at(vaddr.checked_add(probe.offset)?)
                 });
                 roots.begins.extend(returns.map(|place| (place, index)));
                 sites.push(PollSite {
@@ -167,7 +169,7 @@ fn loops(code: &Elf<'_>, named: &Elf<'_>, parks: BTreeSet<u64>) -> BTreeMap<u64,
     for segment in code.segments().iter().filter(|segment| segment.executable) {
         let length = usize::try_from(segment.file_size).unwrap_or(0);
         let bytes = code.bytes_at(segment.vaddr, length);
-        for vaddr in insn::look_like_calls(bytes, segment.vaddr, &parks) {
+        for vaddr in insn::look_like_calls(bytes, segment.vaddr, &parks).take(CALLS_LIMIT) {
             if found.len() >= LOOPS_LIMIT {
                 return found;
             }
