@@ -10,6 +10,9 @@ use crate::truth::{Hold, Truth};
 
 /// So many of the report's holds must be in the truth, and so many of the exact ones must agree.
 const AGREEING: f64 = 0.995;
+/// Of fewer exact holds, all must agree.
+const ENOUGH_FOR_ONE_TO_DIFFER: usize = 10;
+
 pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
     let Some(reported) = &report.holds else {
         return Vec::new();
@@ -68,6 +71,8 @@ pub fn holds(truth: &Truth, report: &Reported) -> Vec<Check> {
         differences.len(),
         AGREEING,
     );
+    // A thread that loses its CPU between a lock and the workload's clock is here what differs, and some scenarios have few.
+    exact.holds |= differences.len() >= ENOUGH_FOR_ONE_TO_DIFFER && differences.len() - close == 1;
     exact.figure.push_str(&format!(
         " (99 % {} us, worst {} us)",
         quantile(&differences, 0.99) / 1000,
@@ -134,18 +139,48 @@ mod tests {
         }
     }
 
+    fn wrong_ones(truth: &Truth, report: &Reported) -> Vec<String> {
+        let checks = holds(truth, report);
+        wrong(&checks).into_iter().map(str::to_owned).collect()
+    }
+
     fn compared(happened: Hold, says: reported::Hold) -> Vec<String> {
         let mut truth = truth(&[]);
         truth.locks.insert(LOCK, lock(Family::Std, true));
         truth.holds = vec![happened];
         let mut report = report(&[]);
         report.holds = Some(vec![says]);
-        let checks = holds(&truth, &report);
-        wrong(&checks).into_iter().map(str::to_owned).collect()
+        wrong_ones(&truth, &report)
     }
 
     fn happened() -> Hold {
         hold(4, span(10, 8 * MS))
+    }
+
+    /// One of ten may differ, two of twenty may not.
+    #[test]
+    fn one_of_ten_may_differ() {
+        let with_wrong = |wrong: usize, all: usize| {
+            let mut truth = truth(&[]);
+            truth.locks.insert(LOCK, lock(Family::Std, true));
+            truth.holds = (0..all as u64)
+                .map(|n| hold(4, span(20 * n, 8 * MS)))
+                .collect();
+            let says = truth
+                .holds
+                .iter()
+                .enumerate()
+                .map(|(n, hold)| reported::Hold {
+                    end_ns: hold.span.end_ns(),
+                    ..reported(if n < wrong { 9 * MS } else { 8 * MS }, true)
+                });
+            let mut report = report(&[]);
+            report.holds = Some(says.collect());
+            wrong_ones(&truth, &report)
+        };
+        assert_eq!(with_wrong(1, 10), [""; 0]);
+        assert_eq!(with_wrong(1, 9), ["exact holds within 0.3 ms"]);
+        assert_eq!(with_wrong(2, 20), ["exact holds within 0.3 ms"]);
     }
 
     /// A third of a millisecond is too much.
