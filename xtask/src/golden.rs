@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::demo::Target;
 use crate::{command, packages, workloads, workspace};
 
 /// Name, the workload's arguments, and holdup's.
-const RECORDINGS: [(&str, &[&str], &[&str]); 21] = [
+const RECORDINGS: [(&str, &[&str], &[&str]); 23] = [
     ("mutex", &["--scenario", "mutex"], &[]),
     ("rwlock", &["--scenario", "rwlock"], &[]),
     ("upgrade", &["--scenario", "upgrade"], &[]),
@@ -52,6 +52,12 @@ const RECORDINGS: [(&str, &[&str], &[&str]); 21] = [
     ("sleep", &["--scenario", "sleep"], &[]),
     ("anatomy", &["--scenario", "anatomy"], &[]),
     ("queue", &["--scenario", "queue"], &[]),
+    ("callbacks", &["--scenario", "callbacks"], &[]),
+    (
+        "root",
+        &["--scenario", "root,crypto", "--runtime", "current_thread"],
+        &[],
+    ),
     (
         "spawn-blocking",
         &["--scenario", "spawn-blocking,short"],
@@ -62,15 +68,20 @@ const RECORDINGS: [(&str, &[&str], &[&str]); 21] = [
 /// Long enough for each scenario to show itself and for a thread to be stuck, short enough for a capture to be small.
 const DURATION: &str = "2500ms";
 
-/// Records all of them.
-pub fn run() -> Result<()> {
+/// Records those with these names, or all of them.
+pub fn run(names: &[String]) -> Result<()> {
     ensure!(packages::is_root(), "recording needs root");
+    let is_known = |name: &String| RECORDINGS.iter().any(|(known, ..)| name == known);
+    if let Some(name) = names.iter().find(|name| !is_known(name)) {
+        bail!("no scenario is called {name}");
+    }
     let holdup = workspace::build_holdup()?;
     let contention = workloads::contention()?;
     let dir = workspace::root().join("target/golden");
     // What an earlier run left would be taken over again.
     let _ = std::fs::remove_dir_all(&dir);
-    for (name, scenario, options) in RECORDINGS {
+    let is_wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
+    for (name, scenario, options) in RECORDINGS.into_iter().filter(|(name, ..)| is_wanted(name)) {
         record(&holdup, &contention, &dir, name, scenario, options)
             .with_context(|| format!("could not record {name}"))?;
     }

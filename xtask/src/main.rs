@@ -78,7 +78,10 @@ enum Command {
         only_parts: bool,
     },
     /// Record the scenarios of the contention workload anew for the replay tests; needs root
-    Golden,
+    Golden {
+        /// These alone; all, where none is named
+        names: Vec<String>,
+    },
     /// Build the Citadel server and its load driver, once, and say where they are
     Citadel {
         #[arg(long, value_enum, default_value_t = Flavour::Shipped)]
@@ -141,7 +144,7 @@ fn main() -> ExitCode {
             let options = bench::unwind::Options { rounds, seconds };
             bench::unwind::run(&options).map(|()| ExitCode::SUCCESS)
         }
-        Command::Golden => golden::run().map(|()| ExitCode::SUCCESS),
+        Command::Golden { names } => golden::run(&names).map(|()| ExitCode::SUCCESS),
         Command::Compare {
             truth,
             dir,
