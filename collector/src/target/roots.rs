@@ -20,6 +20,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdup_probe_ebpf::wire;
+
 use super::debuginfo::DebugSearch;
 use super::dwarf;
 use super::elf::{Elf, ElfError};
@@ -85,6 +87,9 @@ impl AttachPlan {
                     continue;
                 };
                 let index = (self.polls.len() + sites.len()) as u64;
+                if index >= wire::MAX_POLL_SITES.into() {
+                    break;
+                }
                 if LOOPS.contains(&plain_path(&symbol.demangled()).as_str()) {
                     roots.begins.push((place, index));
                 }
@@ -137,21 +142,23 @@ fn root_future(list: &str) -> Option<String> {
 
 /// A future without what Tokio puts around it: `block_on` pins or boxes a large one, and `LocalSet::block_on` makes one of its own
 /// that polls it.
-fn without_wrappers(future: &str) -> &str {
-    let inner = |start: &str| Some(inside_of_bracket(future.strip_prefix(start)?));
-    let pinned = inner("core::pin::Pin<").and_then(|pointer| {
-        let boxed = pointer.strip_prefix("alloc::boxed::Box<");
-        boxed
-            .map(|list| arguments(list).next().unwrap_or(list))
-            .or_else(|| pointer.strip_prefix("&mut "))
-    });
-    let of_local_set = future
-        .strip_prefix("tokio::task::local::{impl#")
-        .and_then(|rest| rest.split_once("}::run_until::{async_fn_env#0}<"))
-        .map(|(_, rest)| inside_of_bracket(rest));
-    match pinned.or(of_local_set) {
-        Some(inner) => without_wrappers(inner),
-        None => future,
+fn without_wrappers(mut future: &str) -> &str {
+    loop {
+        let pinned = future.strip_prefix("core::pin::Pin<").and_then(|rest| {
+            let pointer = inside_of_bracket(rest);
+            match pointer.strip_prefix("alloc::boxed::Box<") {
+                Some(list) => arguments(list).next(),
+                None => pointer.strip_prefix("&mut "),
+            }
+        });
+        let of_local_set = future
+            .strip_prefix("tokio::task::local::{impl#")
+            .and_then(|rest| rest.split_once("}::run_until::{async_fn_env#0}<"))
+            .map(|(_, rest)| inside_of_bracket(rest));
+        match pinned.or(of_local_set) {
+            Some(inner) => future = inner,
+            None => return future,
+        }
     }
 }
 
