@@ -71,6 +71,11 @@ pub struct TaskAddr(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CodeAddr(pub u64);
 
+/// One way in which a task gets made, as a stack would have it: the instruction that takes the address of the task's vtable,
+/// then what each of the calls around it returns to, the spawn's among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnPath(pub Vec<u64>);
+
 /// An interned stack; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StackId(pub u64);

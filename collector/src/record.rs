@@ -485,10 +485,14 @@ impl<'a> Recording<'a> {
         {
             self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
         }
-        let addresses: BTreeSet<u64> = stacks
+        let of_stacks = stacks
             .values()
-            .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses))
-            .collect();
+            .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses));
+        let of_spawns = poll_sites
+            .iter()
+            .flat_map(|site| &site.spawn_paths)
+            .flat_map(|path| SymbolTable::lookup_addresses(&path.0));
+        let addresses: BTreeSet<u64> = of_stacks.chain(of_spawns).collect();
         let mut symbols = self.symbolizer.symbolize(addresses);
         symbols
             .refused
@@ -570,9 +574,26 @@ impl<'a> Recording<'a> {
                     max: Nanos(totals.delays.max_ns),
                     log2_histogram: totals.delay_log2.to_vec(),
                 },
+                spawn_paths: Vec::new(),
             });
         }
+        self.add_spawn_paths(&mut sites);
         Ok(sites)
+    }
+
+    /// Of the instances that polled. A failure costs what it would have told, not the recording.
+    fn add_spawn_paths(&self, sites: &mut [PollSite]) {
+        let has_polled = |index: usize| sites.get(index).is_some_and(|site| site.polls > 0);
+        match self.plan.spawn_paths(has_polled) {
+            Ok(found) => {
+                for (index, paths) in found {
+                    if let Some(site) = sites.get_mut(index) {
+                        site.spawn_paths = paths;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("nothing tells where tasks are spawned: {error}"),
+        }
     }
 }
 

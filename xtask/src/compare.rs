@@ -13,6 +13,7 @@ mod holds;
 mod ownership;
 mod parts;
 mod polls;
+mod spawns;
 mod victims;
 mod visible;
 mod waits;
@@ -78,6 +79,7 @@ pub fn run(truth: &Path, dir: &Path, only_parts: bool) -> Result<ExitCode> {
         checks.extend(holds::holds(&truth, &report));
         checks.extend(visible::visible_holds(&truth, &report));
         checks.extend(across_await::across_await(&truth, &report));
+        checks.extend(spawns::spawns(&truth, &report));
     }
     checks.push(flame(&report, flame_ns));
     for check in &checks {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::truth::{Span, address};
+use crate::truth::{CodeLine, Span, address};
 
 /// One long poll of the report.
 #[derive(Clone, Debug)]
@@ -86,6 +86,8 @@ pub struct Reported {
     pub holds: Option<Vec<Hold>>,
     /// How often each lock was held across an await. None where the report does not say.
     pub across_await: Option<BTreeMap<u64, u64>>,
+    /// Where tasks are spawned, by the future's type. Types without a name are not in it.
+    pub spawned_in: Vec<(String, Vec<CodeLine>)>,
 }
 
 impl Reported {
@@ -136,8 +138,30 @@ impl Reported {
             holds: listed(&report, "/holds", |it| hold(it, recorded))?,
             // What is said of the holds is said of each lock beside them.
             across_await: report.pointer("/holds").map(|_| across_await),
+            spawned_in: spawned_in(&report)?,
         })
     }
+}
+
+fn spawned_in(report: &Value) -> Result<Vec<(String, Vec<CodeLine>)>> {
+    let types = listed(report, "/task_types", |of_type| {
+        let mut lines = Vec::new();
+        // Older reports don't say.
+        let places = of_type.pointer("/spawned_in").and_then(Value::as_array);
+        for place in places.into_iter().flatten() {
+            if place.pointer("/line").is_some() {
+                lines.push(CodeLine {
+                    file: string(place, "/file")?.to_owned(),
+                    line: number(place, "/line")?
+                        .try_into()
+                        .context("a line is too large")?,
+                });
+            }
+        }
+        let future = of_type.pointer("/future").and_then(Value::as_str);
+        Ok(future.map(|future| (future.to_owned(), lines)))
+    })?;
+    Ok(types.into_iter().flatten().flatten().collect())
 }
 
 fn asleep(poll: &Value) -> Result<Option<BTreeMap<String, u64>>> {

@@ -125,6 +125,21 @@ pub struct Lock {
     pub is_mutex: bool,
 }
 
+/// A line of the workload's code.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CodeLine {
+    pub file: String,
+    pub line: u32,
+}
+
+/// A line that spawned tasks of a type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spawn {
+    /// As `type_name` has it.
+    pub future: String,
+    pub line: CodeLine,
+}
+
 /// A whole truth file.
 #[derive(Debug, Default)]
 pub struct Truth {
@@ -136,6 +151,7 @@ pub struct Truth {
     pub holds: Vec<Hold>,
     /// By address.
     pub locks: BTreeMap<u64, Lock>,
+    pub spawns: Vec<Spawn>,
 }
 
 /// One line, as far as the comparison needs it.
@@ -181,6 +197,11 @@ enum Line {
         poll_start_ns: u64,
         part: String,
         ns: u64,
+    },
+    Spawn {
+        future: String,
+        file: String,
+        line: u32,
     },
     End {
         dropped: u64,
@@ -256,6 +277,10 @@ impl Truth {
                         contended,
                     });
                 }
+                Line::Spawn { future, file, line } => truth.spawns.push(Spawn {
+                    future,
+                    line: CodeLine { file, line },
+                }),
                 Line::Delay { start_ns, ns } => truth.delays.push(Span { start_ns, ns }),
                 Line::Part {
                     tid,
@@ -307,6 +332,7 @@ mod tests {
             r#"{"kind":"lock_wait","lock":"accounts","op":"mutex","addr":"0x10","start_ns":6,"ns":2,"outcome":"acquired","tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"hold","lock":"accounts","op":"mutex","addr":"0x10","start_ns":8,"ns":4,"upgradable_since_ns":null,"acquired_tid":3,"task":"settle","poll_start_ns":5,"across_await":false,"contended":true,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"part","name":"close_day","part":"io","poll_start_ns":5,"ns":2,"tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"spawn","future":"app::serve::{{closure}}","file":"src/main.rs","line":7}"#, "\n",
             r#"{"kind":"end","reason":"signal","end_ns":20,"dropped":0}"#, "\n",
         ))
         .expect("it is complete");

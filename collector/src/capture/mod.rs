@@ -26,7 +26,7 @@ pub use write::Writer;
 
 use crate::event::{
     CodeAddr, Event, HoldTotals, LockWaitTotals, Nanos, PairTotals, Pid, RawStack, SiteClass,
-    StackId, Timestamp,
+    SpawnPath, StackId, Timestamp,
 };
 use crate::histogram::Histogram;
 use crate::stuck::StuckWait;
@@ -217,6 +217,9 @@ pub struct PollSite {
     pub tasks: u64,
     /// From a task's being woken to its poll, of those tasks whose delays are looked at.
     pub delays: Delays,
+    /// The ways in which the program's code spawns its tasks. Their addresses have names as those of `stacks` do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spawn_paths: Vec<SpawnPath>,
 }
 
 /// From tasks' being woken to their polls.

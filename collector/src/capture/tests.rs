@@ -120,6 +120,7 @@ fn rest() -> Rest {
             durations: Histogram::new(&[0, 3, 8]),
             tasks: 2,
             delays: Delays::default(),
+            spawn_paths: Vec::new(),
         }],
         return_sites: vec![ReturnSite {
             return_addr: CodeAddr(0x77),

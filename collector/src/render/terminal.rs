@@ -221,8 +221,28 @@ fn task_types(out: &mut String, report: &Report, style: Style) -> fmt::Result {
             entry.long_polls,
             cut(&shown(&entry.task_name), COLUMNS - 60 - pool.len()),
         )?;
+        if let Some(place) = spawned_in(entry, COLUMNS - 10).filter(|_| entry.long_polls > 0) {
+            writeln!(out, "          {}", style.dim(&place))?;
+        }
     }
     rest(out, types.len())
+}
+
+/// Where tasks of a type are spawned, in so many columns: the line whole and the function as far as there is room.
+fn spawned_in(entry: &TaskTypeEntry, columns: usize) -> Option<String> {
+    let (first, others) = entry.spawned_in.split_first()?;
+    let others = match others.len() {
+        0 => String::new(),
+        others => format!(" or {}", count(others as u64, "other place")),
+    };
+    let Some(at) = &first.at else {
+        let place = format!("spawned in {}{others}", first.label);
+        return Some(cut(&shown(&place), columns));
+    };
+    let line = shown(&format!("spawned at {at}{others}, in "));
+    let room = columns.saturating_sub(line.chars().count());
+    let function = cut(&shown(&first.label), room);
+    Some(cut(&format!("{line}{function}"), columns))
 }
 
 fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {

@@ -18,6 +18,7 @@ mod lock_types;
 mod locks;
 mod model;
 mod protected;
+mod spawns;
 mod stacks;
 mod stuck;
 mod task_types;
@@ -123,7 +124,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         ),
         findings,
         call_sites: groups::call_sites(&polls, &stacks),
-        task_types: task_types::group(capture, &poll_sites),
+        task_types: task_types::group(capture, &poll_sites, rules),
         poll_sites,
         long_polls,
         lock_types: lock_types::group(&locks.entries),

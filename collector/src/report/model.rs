@@ -695,6 +695,10 @@ pub struct TaskTypeEntry {
     pub future: Option<String>,
     /// What it runs on.
     pub class: SiteClass,
+    /// Where the program's code spawns them: of several places nobody knows which spawned how many. Empty where the code does
+    /// not tell.
+    #[serde(default)]
+    pub spawned_in: Vec<NamedFrame>,
     /// Different tasks that were polled.
     pub tasks: u64,
     /// How good that is: an upper bound where there were more than holdup remembers, a lower bound where tasks have no

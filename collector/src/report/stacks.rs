@@ -209,7 +209,8 @@ pub fn stack_id(text: &str) -> Option<StackId> {
     parse_hex(text).map(StackId)
 }
 
-fn named_frame(frame: &Frame, rules: &Rules) -> NamedFrame {
+/// A frame for people, with whose code it is.
+pub(super) fn named_frame(frame: &Frame, rules: &Rules) -> NamedFrame {
     let class = rules.classify(frame);
     NamedFrame {
         label: label::function(&frame.function),

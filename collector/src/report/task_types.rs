@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use holdup_probe_ebpf::wire;
 
-use super::{Certainty, DelayTotals, DurationBucket, PollSiteEntry, TaskTypeEntry};
+use super::{Certainty, DelayTotals, DurationBucket, PollSiteEntry, TaskTypeEntry, spawns};
 use crate::capture::{Capture, Delays};
+use crate::classify::Rules;
 use crate::event::{Nanos, SiteClass};
 use crate::histogram::{Histogram, add_log2};
 
@@ -23,7 +24,7 @@ impl DelayTotals {
 
 /// Types, most time first; `poll_sites` are the instances that polled. A future without a name is a type of its own at each
 /// instance.
-pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry]) -> Vec<TaskTypeEntry> {
+pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry], rules: &Rules) -> Vec<TaskTypeEntry> {
     let tasks = capture.poll_sites.iter().map(|site| site.tasks);
     let all_tasks = tasks.fold(0, u64::saturating_add);
     let tasks_certainty = if !capture.meta.has_task_ids {
@@ -45,6 +46,7 @@ pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry]) -> Vec<TaskTypeEnt
                 task_name: site.task_name.clone(),
                 future: site.future.clone(),
                 class: site.class,
+                spawned_in: Vec::new(),
                 tasks: 0,
                 tasks_certainty,
                 polls: 0,
@@ -60,6 +62,10 @@ pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry]) -> Vec<TaskTypeEnt
             };
             (entry, Histogram::default())
         });
+        spawns::add(
+            &mut entry.spawned_in,
+            spawns::places(capture, recorded, rules),
+        );
         entry.tasks = entry.tasks.saturating_add(site.tasks);
         entry.polls = entry.polls.saturating_add(site.polls);
         entry.total_ns += site.total_ns;

@@ -16,6 +16,8 @@ use thiserror::Error;
 
 /// Most bytes of one section that are looked at in search of version strings.
 const VERSION_SCAN_LIMIT: usize = 64 << 20;
+/// Most bytes of code that are looked at: a 1 GB binary has about 200 MB, and segments of a hostile one may all be the same bytes.
+const CODE_LIMIT: usize = 1 << 30;
 /// Most bytes that one compressed section may inflate to. Real ones stay below: a 1 GB binary has
 /// about 500 MB of `.debug_info`; a hostile one may claim any size.
 const SECTION_LIMIT: u64 = 1 << 30;
@@ -158,6 +160,18 @@ impl<'data> Elf<'data> {
     /// The `PT_LOAD` segments.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// What is loaded to be executed: virtual addresses and bytes.
+    pub fn executable(&self) -> impl Iterator<Item = (u64, &'data [u8])> + '_ {
+        let mut left = CODE_LIMIT;
+        let executable = self.segments.iter().filter(|segment| segment.executable);
+        executable.map(move |segment| {
+            let length = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
+            let bytes = self.bytes_at(segment.vaddr, length.min(left));
+            left -= bytes.len();
+            (segment.vaddr, bytes)
+        })
     }
 
     /// Has no `.symtab`: only exported functions have names.

@@ -248,7 +248,8 @@ pub struct Callees {
 }
 
 impl Callees {
-    fn includes(&self, call: Call) -> bool {
+    /// Whether it is a call of one of them.
+    pub fn includes(&self, call: Call) -> bool {
         match call {
             Call::To(target) => self.functions.contains(&target),
             Call::Through(place) => self.places.contains(&place),
@@ -256,27 +257,54 @@ impl Callees {
     }
 }
 
-/// Addresses in `code` at `vaddr` of what may be a call of one of `callees`, without decoding what is before it: in no time
-/// for a whole program.
-pub fn look_like_calls<'a>(
-    code: &'a [u8],
-    vaddr: u64,
-    callees: &'a Callees,
-) -> impl Iterator<Item = u64> + 'a {
-    /// `call rel32`, and the second byte of `call [rip + rel32]` behind 0xff: what follows is four bytes in both.
-    const DIRECT: u8 = 0xe8;
-    const THROUGH: u8 = 0x15;
-    memchr::memchr2_iter(DIRECT, THROUGH, code).filter_map(move |at| {
-        let distance = i32::from_le_bytes(*code.get(at + 1..)?.first_chunk()?);
-        let next = vaddr.wrapping_add(at as u64 + 5);
+/// What may be a call of a function, or a jump out of one to another, in `code` at `vaddr`, with the address behind the
+/// instruction; nothing before it is decoded: in no time for a whole program.
+pub fn look_like_calls(code: &[u8], vaddr: u64) -> impl Iterator<Item = (Call, u64)> + '_ {
+    /// `call rel32` and `jmp rel32`.
+    const DIRECT: [u8; 2] = [0xe8, 0xe9];
+    /// `call [rip + rel32]` and `jmp [rip + rel32]`.
+    const THROUGH: [[u8; 2]; 2] = [[0xff, 0x15], [0xff, 0x25]];
+    memchr::memchr3_iter(DIRECT[0], DIRECT[1], THROUGH[0][0], code).filter_map(move |at| {
+        let is_direct = DIRECT.contains(&code[at]);
+        let opcode = if is_direct { 1 } else { 2 };
+        let next = vaddr.wrapping_add((at + opcode + 4) as u64);
+        let distance = i32::from_le_bytes(*code.get(at + opcode..)?.first_chunk()?);
         let target = next.wrapping_add_signed(distance.into());
-        let call = if code[at] == DIRECT {
-            Call::To(target)
+        if is_direct {
+            Some((Call::To(target), next))
         } else {
-            Call::Through(target)
-        };
-        callees.includes(call).then_some(next.wrapping_sub(1))
+            let is_through = THROUGH.contains(code[at..].first_chunk()?);
+            is_through.then_some((Call::Through(target), next))
+        }
     })
+}
+
+/// What may be an instruction that takes an address relative to itself (`lea r64, [rip + rel32]`) in `code` at `vaddr`: where
+/// the instruction is, and the address.
+pub fn look_like_addresses(code: &[u8], vaddr: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+    const LEA: u8 = 0x8d;
+    memchr::memchr_iter(LEA, code).filter_map(move |at| {
+        // REX.W, and REX.R for the upper eight registers.
+        let prefix = at.checked_sub(1).map(|before| code[before])?;
+        let is_relative = code.get(at + 1)? & 0b1100_0111 == 0b101;
+        if prefix & 0b1111_1011 != 0x48 || !is_relative {
+            return None;
+        }
+        let distance = i32::from_le_bytes(*code.get(at + 2..)?.first_chunk()?);
+        let next = vaddr.wrapping_add((at + 6) as u64);
+        let target = next.wrapping_add_signed(distance.into());
+        Some((next.wrapping_sub(7), target))
+    })
+}
+
+/// Whether one of the instructions of function `code` at `vaddr` ends at `next`.
+pub fn ends_at(code: &[u8], vaddr: u64, next: u64) -> bool {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() && decoder.ip() < next {
+        decoder.decode_out(&mut instruction);
+    }
+    decoder.ip() == next
 }
 
 /// Where the calls of one of `callees` in function `code` at `vaddr` return to.
@@ -677,7 +705,7 @@ mod tests {
         assert_eq!(change(&[0x90, 0xc3]), None);
     }
 
-    /// Of the ways to call through memory, one is that of a table's first function.
+    /// They are called directly, or through a place that holds their address.
     #[test]
     fn calls_of_known_functions() {
         // At 0x1000: call 0x2000; call [rip -> 0x3000]; call 0x2008; mov eax, and the same call in its bytes; ret.
@@ -696,9 +724,38 @@ mod tests {
         };
         let returns: Vec<u64> = returns_of_calls(&code, 0x1000, &callees).collect();
         assert_eq!(returns, [0x1005, 0x100b]);
-        // What only looks like one is found as well, from inside of whatever it is.
-        let found: Vec<u64> = look_like_calls(&code, 0x1000, &callees).collect();
-        assert_eq!(found, [0x1004, 0x100a, 0x1016]);
+        // What only looks like one is found as well, from inside of whatever it is; decoding tells.
+        let found = look_like_calls(&code, 0x1000).filter(|(call, _)| callees.includes(*call));
+        let found: Vec<u64> = found.map(|(_, next)| next).collect();
+        assert_eq!(found, [0x1005, 0x100b, 0x1017]);
+        let are_calls: Vec<bool> = found
+            .iter()
+            .map(|next| ends_at(&code, 0x1000, *next))
+            .collect();
+        assert_eq!(are_calls, [true, true, false]);
+        assert!(ends_at(&code, 0x1000, 0x1010) && !ends_at(&code, 0x1000, 0x2000));
+    }
+
+    /// Jumps to other functions are found beside calls; addresses are found where an instruction takes them.
+    #[test]
+    fn jumps_and_addresses() {
+        let code = [
+            &[0xe9, 0, 0, 0, 0][..],                     // 0x1000 jmp 0x1005
+            &[0xff, 0x25, 0x10, 0, 0, 0],                // 0x1005 jmp [0x101b]
+            &[0xff, 0x35, 0x10, 0, 0, 0],                // 0x100b push [rip+0x10]
+            &[0x48, 0x8d, 0x05, 0x08, 0, 0, 0],          // 0x1011 lea rax, [0x1020]
+            &[0x4c, 0x8d, 0x3d, 0xf8, 0xff, 0xff, 0xff], // 0x1018 lea r15, [0x1017]
+            &[0x8d, 0x05, 0, 0, 0, 0],                   // 0x101f lea eax, [rip]: half an address
+            &[0x48, 0x8d, 0x84, 0x24, 0, 0, 0, 0],       // 0x1025 lea rax, [rsp]
+        ]
+        .concat();
+        let calls: Vec<(Call, u64)> = look_like_calls(&code, 0x1000).collect();
+        assert_eq!(
+            calls,
+            [(Call::To(0x1005), 0x1005), (Call::Through(0x101b), 0x100b)]
+        );
+        let addresses: Vec<(u64, u64)> = look_like_addresses(&code, 0x1000).collect();
+        assert_eq!(addresses, [(0x1011, 0x1020), (0x1018, 0x1017)]);
     }
 
     #[test]
@@ -899,7 +956,9 @@ mod tests {
                 functions: BTreeSet::from([u64::MAX - 8, 0, 8]),
                 places: BTreeSet::from([u64::MAX - 8, 0, 8]),
             };
-            assert!(look_like_calls(code, u64::MAX - 8, &callees).count() <= code.len());
+            assert!(look_like_calls(code, u64::MAX - 8).count() <= code.len());
+            assert!(look_like_addresses(code, u64::MAX - 8).count() <= code.len());
+            ends_at(code, u64::MAX - 8, seed);
             assert!(returns_of_calls(code, u64::MAX - 8, &callees).count() <= code.len());
             dereferences_first_argument(code);
             reads_first_argument(code);

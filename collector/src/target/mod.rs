@@ -19,6 +19,7 @@ pub mod names;
 pub mod process;
 pub mod roots;
 pub mod sites;
+pub mod spawns;
 pub mod split;
 pub mod vtables;
 

@@ -173,14 +173,14 @@ fn loops(code: &Elf<'_>, named: &Elf<'_>, parks: BTreeSet<u64>) -> BTreeMap<u64,
         places: places.map(|(place, _)| place).collect(),
         functions: parks,
     };
-    for segment in code.segments().iter().filter(|segment| segment.executable) {
-        let length = usize::try_from(segment.file_size).unwrap_or(0);
-        let bytes = code.bytes_at(segment.vaddr, length);
-        for vaddr in insn::look_like_calls(bytes, segment.vaddr, &parks).take(CALLS_LIMIT) {
+    for (start, bytes) in code.executable() {
+        let calls = insn::look_like_calls(bytes, start);
+        let of_parks = calls.filter(|(call, _)| parks.includes(*call));
+        for (_, next) in of_parks.take(CALLS_LIMIT) {
             if found.len() >= LOOPS_LIMIT {
                 return found;
             }
-            let Some(function) = containing(named, vaddr) else {
+            let Some(function) = containing(named, next.saturating_sub(1)) else {
                 continue;
             };
             // Looked into once, whole: what looks like a call may be the middle of something else.

@@ -21,8 +21,8 @@ use holdup::capture::{
     UnwindTables, Writer,
 };
 use holdup::event::{
-    CodeAddr, LockAddr, LockOperation, Nanos, Pid, RawStack, SiteClass, StackId, Tid, Timestamp,
-    WalkOutcome,
+    CodeAddr, LockAddr, LockOperation, Nanos, Pid, RawStack, SiteClass, SpawnPath, StackId, Tid,
+    Timestamp, WalkOutcome,
 };
 use holdup::histogram::Histogram;
 use holdup::stuck::{StuckWait, Waited};
@@ -53,6 +53,14 @@ const UPDATE_ELSEWHERE: u64 = 4;
 const REBUILD: u64 = 5;
 const SLEEP: u64 = 6;
 const ROUTES: u64 = 7;
+
+/// How the handshake's tasks are made.
+fn handshake_spawns() -> Vec<SpawnPath> {
+    vec![
+        SpawnPath(vec![0x6000, 0x6101]),
+        SpawnPath(vec![0x6000, 0x6201]),
+    ]
+}
 
 /// Where the scheduler's call of a poll returns to.
 const RETURN: u64 = 0x9001;
@@ -121,6 +129,22 @@ fn symbols() -> SymbolTable {
         )
     };
     let frames = [
+        (
+            0x6000,
+            code(
+                "tokio::task::spawn::spawn",
+                &registry("tokio-1.49.0/src/task/spawn.rs"),
+                170,
+            ),
+        ),
+        (
+            0x6100,
+            code("app::accept::{{closure}}", "/home/u/app/src/main.rs", 88),
+        ),
+        (
+            0x6200,
+            code("app::renew", "/home/u/app/src/handshake.rs", 75),
+        ),
         (
             0x1000,
             code(
@@ -615,6 +639,7 @@ fn rest() -> Rest {
         durations: durations(polls, max_ms),
         tasks: 3,
         delays: Delays::default(),
+        spawn_paths: Vec::new(),
     };
     let mut counters = [0; wire::COUNTERS as usize];
     for (counter, value) in [
@@ -653,13 +678,16 @@ fn rest() -> Rest {
             family("scheduler", 2, vec![]),
         ],
         poll_sites: vec![
-            poll_site(
-                0x8000,
-                "app::handshake::serve::{async_fn_env#0}",
-                400,
-                60,
-                42,
-            ),
+            PollSite {
+                spawn_paths: handshake_spawns(),
+                ..poll_site(
+                    0x8000,
+                    "app::handshake::serve::{async_fn_env#0}",
+                    400,
+                    60,
+                    42,
+                )
+            },
             poll_site(
                 0x8800,
                 "app::main::{async_block#0}::{async_block_env#1}",

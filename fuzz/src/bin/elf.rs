@@ -1,7 +1,7 @@
 //! Whatever a file says that it is: everything that is asked of a binary has an answer.
 #![no_main]
 
-use holdup::target::Elf;
+use holdup::target::{Elf, spawns};
 use libfuzzer_sys::fuzz_target;
 
 const SECTIONS: [&str; 6] = [
@@ -36,6 +36,9 @@ fuzz_target!(|data: &[u8]| {
     for (place, target) in elf.pointers().take(1 << 16) {
         let _ = (elf.file_offset(place), elf.file_offset(target));
     }
+    let polls = elf.symbols().take(16).map(|symbol| (symbol.vaddr, 0));
+    let paths = spawns::paths(&elf, &elf, &polls.collect());
+    assert!(paths.into_values().flatten().all(|path| !path.is_empty()));
     for segment in elf.segments() {
         let end = segment.vaddr.wrapping_add(segment.file_size);
         for vaddr in [segment.vaddr, end, end.wrapping_sub(1)] {

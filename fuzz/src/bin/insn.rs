@@ -20,7 +20,9 @@ fuzz_target!(|data: &[u8]| {
         functions: BTreeSet::from([address, 0]),
         places: BTreeSet::from([address, 0]),
     };
-    assert!(insn::look_like_calls(code, address, &callees).count() <= code.len());
+    assert!(insn::look_like_calls(code, address).count() <= code.len());
+    assert!(insn::look_like_addresses(code, address).count() <= code.len());
+    let _ = insn::ends_at(code, address, u64::MAX);
     assert!(insn::returns_of_calls(code, address, &callees).count() <= code.len());
     let _ = insn::argument_compared_with(code, 1);
     let _ = (

@@ -62,6 +62,7 @@ pub fn report(polls: &[(u32, Span)]) -> Reported {
         lock_waits: None,
         holds: None,
         across_await: None,
+        spawned_in: Vec::new(),
     }
 }
 

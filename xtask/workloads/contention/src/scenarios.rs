@@ -147,6 +147,7 @@ impl Started {
         self.threads.push(thread);
     }
 
+    #[track_caller]
     fn task<F>(&mut self, name: &'static str, body: impl FnOnce(fastrand::Rng) -> F)
     where
         F: Future<Output = ()> + Send + 'static,

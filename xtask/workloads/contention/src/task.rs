@@ -43,10 +43,12 @@ pub fn measured<F: Future>(name: &'static str, future: F) -> impl Future<Output 
 }
 
 /// Spawns onto whatever the process was started with: the runtime or its LocalSet.
+#[track_caller]
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
+    truth::spawned::<F>();
     if LOCAL.load(Ordering::Relaxed) {
         tokio::task::spawn_local(Measured { name, future })
     } else {
@@ -55,10 +57,12 @@ where
 }
 
 /// Spawns onto the runtime of this thread, e.g. one inside a blocking-pool task.
+#[track_caller]
 pub fn spawn_here<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
+    truth::spawned::<F>();
     tokio::spawn(Measured { name, future })
 }
 
@@ -77,10 +81,12 @@ pub fn run_alone<const N: usize>(start: impl FnOnce() -> [JoinHandle<()>; N]) {
 }
 
 /// Spawns onto this thread's own `LocalSet`.
+#[track_caller]
 pub fn spawn_alone<F>(name: &'static str, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + 'static,
 {
+    truth::spawned::<F>();
     tokio::task::spawn_local(Measured { name, future })
 }
 

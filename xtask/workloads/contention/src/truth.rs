@@ -6,6 +6,7 @@
 
 mod file;
 mod locks;
+mod spawns;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub use file::TruthFile;
 pub use locks::{Attempt, Hold, Wait, condvar_wait};
+pub use spawns::spawned;
 
 /// Shorter polls are only counted.
 pub const POLL_FLOOR_NS: u64 = 100_000;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::locks::Released;
-use super::{BUFFERS, Buffer, Event, PollEnd, Total, lock, now};
+use super::{BUFFERS, Buffer, Event, PollEnd, Total, lock, now, spawns};
 
 /// The file, of which `meta` and the locks are written at once and everything else at the end.
 pub struct TruthFile(BufWriter<File>);
@@ -23,7 +23,7 @@ impl TruthFile {
         Ok(Self(file))
     }
 
-    /// Writes what every thread recorded, then the totals and the stacks, then an `end` line: a file without one is
+    /// Writes what every thread recorded, then the totals, the spawns and the stacks, then an `end` line: a file without one is
     /// incomplete.
     pub fn finish(mut self, reason: &str) -> std::io::Result<()> {
         let buffers = lock(&BUFFERS).clone();
@@ -50,7 +50,7 @@ impl TruthFile {
                 writeln!(self.0, "{line}")?;
             }
         }
-        for line in crate::stacks::lines() {
+        for line in spawns::lines().into_iter().chain(crate::stacks::lines()) {
             writeln!(self.0, "{line}")?;
         }
         let end = json!({"kind": "end", "reason": reason, "end_ns": now(), "dropped": dropped});
