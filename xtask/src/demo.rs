@@ -67,6 +67,7 @@ pub fn run() -> Result<()> {
         ("lockholder.svg", "who held it meanwhile"),
         ("lockpairs.svg", "both"),
         ("oncpu.svg", "what all CPU time went into"),
+        ("timeline.svg", "what each thread did when"),
         ("report.json", "all of it, for programs"),
         (
             "capture.holdup",

@@ -57,13 +57,15 @@ impl OutputFolder {
     /// Writes the flamegraphs and the report. Returns their paths.
     pub fn write(&self, report: &Report) -> Result<Vec<PathBuf>, Failure> {
         let coverage = report.coverage.notes.join("\n");
-        let drawn = |flame, what: &str| {
+        let title = |what: &str| {
             let info = &report.capture;
-            let title = format!(
+            format!(
                 "{what} of {} (pid {}) on {}",
                 info.process_name, info.pid, info.host
-            );
-            render::svg(flame, what, &title, &coverage)
+            )
+        };
+        let drawn = |flame, what: &str| {
+            render::svg(flame, what, &title(what), &coverage)
                 .map_err(|error| Failure::new(Exit::Other, error))
         };
         let files = [
@@ -81,6 +83,10 @@ impl OutputFolder {
                 drawn(&report.lock_pairs, "lock wait by holder and waiter")?,
             ),
             ("oncpu.svg", drawn(&report.on_cpu, "CPU time (estimated)")?),
+            (
+                "timeline.svg",
+                render::timeline(report, &title("threads of the runtime"), &coverage),
+            ),
             ("report.json", render::json(report)),
         ];
         let mut written = Vec::new();

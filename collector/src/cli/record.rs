@@ -34,7 +34,7 @@ pub struct Args {
     /// How long, e.g. 30s or 2m; without it until Ctrl-C, which writes everything too
     #[arg(long, short, value_parser = duration)]
     duration: Option<Duration>,
-    /// Folder for blocking.svg, lockwait.svg, report.json and capture.holdup
+    /// Folder for the flamegraphs, timeline.svg, report.json and capture.holdup
     #[arg(long, short, value_name = "DIR", default_value = "holdup-out")]
     output: PathBuf,
     /// A poll of at least this long is a long poll

@@ -21,7 +21,7 @@ const MOST_RULES_BYTES: u64 = 1 << 20;
 pub struct Args {
     /// A capture that `holdup record` wrote
     capture: PathBuf,
-    /// Folder for blocking.svg, lockwait.svg and report.json
+    /// Folder for the flamegraphs, timeline.svg and report.json
     #[arg(long, short, value_name = "DIR", default_value = "holdup-out")]
     output: PathBuf,
     /// Rules (TOML) that class crates, in place of holdup's own

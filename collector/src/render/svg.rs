@@ -38,11 +38,11 @@ pub enum SvgError {
 const MAX_TOTAL_NS: u64 = 1 << 53;
 
 /// Width that text is laid out for; the script stretches the frames to the window's.
-const WIDTH: usize = 1200;
-const FONT_SIZE: usize = 12;
+pub(super) const WIDTH: usize = 1200;
+pub(super) const FONT_SIZE: usize = 12;
 /// Of a character of a monospace font, in font sizes: what inferno reckons with.
 const FONT_WIDTH: f64 = 0.6;
-const LINE_HEIGHT: usize = 16;
+pub(super) const LINE_HEIGHT: usize = 16;
 
 /// Longest label: a name beyond it is cut. Real ones, generics and all, rarely pass 500.
 const MAX_LABEL_CHARS: usize = 1000;
@@ -181,7 +181,7 @@ fn unfold_names(svg: &str) -> String {
 }
 
 /// A label with only characters that XML allows, that stay on their line and in their order.
-fn shown(label: &str) -> String {
+pub(super) fn shown(label: &str) -> String {
     label
         .trim()
         .chars()
@@ -201,7 +201,7 @@ fn shown(label: &str) -> String {
         .collect()
 }
 
-fn cut(text: &str, max_chars: usize) -> String {
+pub(super) fn cut(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -209,7 +209,7 @@ fn cut(text: &str, max_chars: usize) -> String {
 }
 
 /// Lines of at most what fits in [`WIDTH`].
-fn wrapped(text: &str) -> Vec<String> {
+pub(super) fn wrapped(text: &str) -> Vec<String> {
     let max = (WIDTH as f64 / (FONT_SIZE as f64 * FONT_WIDTH)) as usize - 6;
     let mut lines = Vec::new();
     for paragraph in text.lines() {
@@ -235,7 +235,7 @@ const fn rgb(r: u8, g: u8, b: u8) -> Color {
     Color { r, g, b }
 }
 
-const BACKGROUND: Color = rgb(250, 250, 250);
+pub(super) const BACKGROUND: Color = rgb(250, 250, 250);
 
 /// What a colour means, in the legend's order: whose code it is.
 const ORIGINS: [(Origin, &str, Color); 8] = [
@@ -258,6 +258,13 @@ const KINDS: [(FrameKind, &str, Color); 6] = [
     (FrameKind::Sleep, "sleep, I/O", rgb(88, 174, 180)),
     (FrameKind::NoStack, "no stack", rgb(178, 164, 148)),
 ];
+
+/// The colour of what a thread was doing, as SVG has it.
+pub(super) fn kind_color(kind: FrameKind) -> String {
+    let color = KINDS.iter().find(|(known, ..)| *known == kind);
+    let color = color.map_or(BACKGROUND, |(.., color)| *color);
+    format!("rgb({},{},{})", color.r, color.g, color.b)
+}
 
 /// A frame's colour: its kind's, or its origin's; paler if inlined. Neighbours of one colour differ
 /// a little by their name, so that they can be told apart, and always in the same way.
@@ -469,7 +476,7 @@ fn empty(what: &str, title: &str, subtitle: &[String]) -> String {
     svg
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

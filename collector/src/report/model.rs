@@ -795,6 +795,9 @@ pub struct SliceEntry {
     pub busy_ns: Nanos,
     /// Asleep outside of polls.
     pub parked_ns: Nanos,
+    /// In tasks of the blocking pool that ended.
+    #[serde(default)]
+    pub blocking_ns: Nanos,
 }
 
 /// Durations from here up to where the next bucket begins, at most 1/32 more.

@@ -16,6 +16,7 @@ fn entry(slice: &WorkerSlice, recording: Timestamp) -> SliceEntry {
         polls: slice.polls,
         busy_ns: slice.busy,
         parked_ns: slice.parked,
+        blocking_ns: slice.blocking,
     }
 }
 
@@ -31,6 +32,7 @@ fn coarse(slices: impl ExactSizeIterator<Item = SliceEntry>, most: usize) -> Vec
                 last.polls = last.polls.saturating_add(slice.polls);
                 last.busy_ns += slice.busy_ns;
                 last.parked_ns += slice.parked_ns;
+                last.blocking_ns += slice.blocking_ns;
             }
             _ => coarse.push(slice),
         }
@@ -110,6 +112,7 @@ mod tests {
             polls: 2,
             busy_ns: Nanos(30),
             parked_ns: Nanos(50),
+            blocking_ns: Nanos(5),
         };
         let all: Vec<SliceEntry> = (0..7).map(slice).collect();
         assert_eq!(coarse(all.iter().copied(), 7), all);

@@ -16,9 +16,13 @@ use tempfile::TempDir;
 use crate::report::Report;
 
 /// All that `holdup record` writes.
-pub const OUTPUTS: [&str; 4] = [
+pub const OUTPUTS: [&str; 8] = [
     "blocking.svg",
     "lockwait.svg",
+    "lockholder.svg",
+    "lockpairs.svg",
+    "oncpu.svg",
+    "timeline.svg",
     "report.json",
     "capture.holdup",
 ];

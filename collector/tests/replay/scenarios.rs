@@ -4,6 +4,7 @@
 //! report: `HOLDUP_WRITE_GOLDEN=1 cargo test -p holdup --test replay`, and read the difference. After a change of what is
 //! recorded: `cargo xtask golden`, which records them all anew.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,39 @@ fn scenarios_tell_what_they_told() {
             for text in [&finding.sentence, &finding.explanation] {
                 assert!(!text.contains("  "), "{name}: {text:?}");
             }
+        }
+    }
+}
+
+/// Each long poll is in the timeline, as high as its lane whatever it was made of.
+#[test]
+fn long_polls_in_the_timeline() {
+    for scenario in ["anatomy", "mixed", "queue"] {
+        let (_, report) = reported(&capture_of(scenario)).expect("a capture");
+        let drawn = render::timeline(&report, "title", "coverage");
+        let drawn = String::from_utf8(drawn).expect("text");
+        // By what is told of the poll: a rectangle for each of its parts.
+        let mut heights: BTreeMap<&str, f64> = BTreeMap::new();
+        for rect in drawn.split("<rect ").skip(1) {
+            let Some((rect, tip)) = rect.split_once("><title>") else {
+                continue;
+            };
+            let tip = tip.split("</title>").next().expect("it has an end");
+            if tip.contains("blocked this thread for") {
+                let height = rect.split("height=\"").nth(1).expect("it has a height");
+                let height = height
+                    .split('"')
+                    .next()
+                    .and_then(|it| it.parse::<f64>().ok());
+                *heights.entry(tip).or_default() += height.expect("a number");
+            }
+        }
+        let is_listed = |tid| report.workers.iter().any(|worker| worker.tid == tid);
+        let polls = report.long_polls.iter().filter(|poll| is_listed(poll.tid));
+        assert_eq!(heights.len(), polls.count(), "{scenario}");
+        assert!(heights.len() > 10, "{scenario}: {}", heights.len());
+        for (tip, height) in heights {
+            assert!((height - 40.0).abs() < 0.05, "{scenario}: {height}: {tip}");
         }
     }
 }

@@ -20,6 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let report = RULES.with(|rules| report::build(&capture, rules));
     let _ = render::json(&report);
     let _ = render::terminal(&report, true);
+    let _ = render::timeline(&report, "title", "subtitle");
     let _ = render::svg(&report.blocking, "microseconds", "title", "subtitle");
     let _ = render::svg(&report.lock_wait, "microseconds", "title", "subtitle");
 });
