@@ -1,6 +1,7 @@
-//! From a task's being woken to its poll: how long it was ready and had to wait. A waker's functions are given the task's
-//! header. The first time that a task is scheduled it is not woken, and one that is woken while it is polled is ready at
-//! once: neither is seen. Tasks of the blocking pool are met when they are given to it.
+//! From a task's being woken, or spawned, to its poll: how long it was ready and had to wait. A waker's functions are given the
+//! task's header, and so is the one that takes a new task into its runtime's list, right before it is scheduled for the first
+//! time. A task that is woken while it is polled is ready at once, which is not seen. Tasks of the blocking pool are met when
+//! they are given to it.
 //!
 //! ```text
 //!   waker   --- wake_by_ref(task) ---
@@ -30,6 +31,32 @@ pub fn task_woken(ctx: ProbeContext) -> u32 {
     let state = unsafe { bpf_probe_read_user(header as *const u64) };
     if state.is_ok_and(|state| state & NOTHING_TO_DO == 0) {
         woken(header, true);
+    }
+    0
+}
+
+/// A task is spawned: `OwnedTasks::bind_inner(list, header, header)`.
+#[uprobe]
+pub fn task_spawned(ctx: ProbeContext) -> u32 {
+    // As above: notified, and neither running nor complete.
+    const MASK: u64 = 0b111;
+    const NEW: u64 = 0b100;
+    let header = registers::argument(&ctx, 1);
+    if !is_looked_at(header) {
+        return 0;
+    }
+    // SAFETY: the helper checks user addresses and reports a fault as an error.
+    let state = unsafe { bpf_probe_read_user(header as *const u64) };
+    if state.is_ok_and(|state| state & MASK == NEW) {
+        woken(header, true);
+        if let Some(task) = TASKS.get_ptr_mut(header) {
+            // What is remembered of a task that was here before is not this one's.
+            // SAFETY: a map value; whoever spawns a task is alone until it is polled.
+            unsafe {
+                (*task).id = 0;
+                (*task).met_ns = 0;
+            }
+        }
     }
     0
 }

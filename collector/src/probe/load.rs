@@ -111,6 +111,8 @@ pub enum UprobeProgram {
     PermitsReleased,
     /// A task is woken.
     TaskWoken,
+    /// A task is spawned.
+    TaskSpawned,
     /// Behind the instruction of a lock's fast path; the cookie is a `wire::fast_cookie`.
     FastPath,
 }
@@ -131,6 +133,7 @@ impl UprobeProgram {
             UprobeProgram::AcquireDropped => "acquire_dropped",
             UprobeProgram::PermitsReleased => "permits_released",
             UprobeProgram::TaskWoken => "task_woken",
+            UprobeProgram::TaskSpawned => "task_spawned",
             UprobeProgram::FastPath => "fast_path",
         }
     }
@@ -149,6 +152,7 @@ impl UprobeProgram {
             | UprobeProgram::AcquireDropped => "tasks' lock waits",
             UprobeProgram::PermitsReleased => "tasks' holds",
             UprobeProgram::TaskWoken => "delays of tasks",
+            UprobeProgram::TaskSpawned => "delays of new tasks",
             UprobeProgram::FastPath => "locks that nobody waits for",
         }
     }
@@ -492,12 +496,15 @@ mod tests {
             UprobeProgram::UnlockEnter,
             UprobeProgram::PollEnter,
             UprobeProgram::PollExit,
+            UprobeProgram::RootEnter,
+            UprobeProgram::RootExit,
             UprobeProgram::PollHandoff,
             UprobeProgram::AcquireEnter,
             UprobeProgram::AcquireReturn,
             UprobeProgram::AcquireDropped,
             UprobeProgram::PermitsReleased,
             UprobeProgram::TaskWoken,
+            UprobeProgram::TaskSpawned,
             UprobeProgram::FastPath,
         ] {
             if let Err(error) =

@@ -100,7 +100,10 @@ pub(super) fn groups(plan: &AttachPlan, config: &probe::Config) -> Vec<Group> {
                 add(UprobeProgram::LockReturn, waits());
                 add(UprobeProgram::LockEnter, waits());
             }
-            Family::Wakes if looks_at_wakes => add(UprobeProgram::TaskWoken, at(&plan.wakes)),
+            Family::Wakes if looks_at_wakes => {
+                add(UprobeProgram::TaskWoken, at(&plan.wakes));
+                add(UprobeProgram::TaskSpawned, at(&plan.spawns));
+            }
             Family::Wakes => {}
             Family::TokioSync => {
                 add(UprobeProgram::PermitsReleased, at(&plan.permit_releases));

@@ -758,7 +758,7 @@ pub struct WorkerEntry {
     pub longest_ns: Nanos,
     /// Asleep outside of polls, and not waiting for a lock.
     pub parked_ns: Nanos,
-    /// Polls of tasks that another worker had woken, of those that were looked at: one of `capture.one_task_of`, so a lower
+    /// Polls of tasks that another worker had woken or spawned, of those that were looked at: one of `capture.one_task_of`, so a lower
     /// bound where that is more than one. None where wakes were not probed.
     pub stolen: Option<u64>,
     /// Tasks of the blocking pool that ended on it.

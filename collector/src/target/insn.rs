@@ -69,10 +69,10 @@ pub fn return_site_probe(code: &[u8], return_addr: u64) -> Option<ReturnSiteProb
     cheap_place(code, return_addr, Register::RSP)
 }
 
-/// Where a function at `vaddr` takes a cheap probe while its first argument is still where the caller put it. Other code of
-/// the function may jump there, too: then the probe fires again.
-pub fn entry_probe(code: &[u8], vaddr: u64) -> Option<ReturnSiteProbe> {
-    cheap_place(code, vaddr, Register::RDI)
+/// Where a function at `vaddr` takes a cheap probe while an argument (0 is the first one) is still where the caller put it.
+/// Other code of the function may jump there, too: then the probe fires again.
+pub fn entry_probe(code: &[u8], vaddr: u64, argument: usize) -> Option<ReturnSiteProbe> {
+    cheap_place(code, vaddr, *ARGUMENTS.get(argument)?)
 }
 
 /// On the straight line from the start of `code`, as long as `keeps` is what it was.

@@ -142,6 +142,8 @@ pub struct AttachPlan {
     pub permit_releases: Vec<Site>,
     /// Where tasks are woken.
     pub wakes: Vec<Site>,
+    /// Where new tasks come into their runtime's list.
+    pub spawns: Vec<Site>,
     /// Where root futures are seen to be polled.
     pub roots: Roots,
     /// Where `block_in_place` is seen to hand a worker's core off.
@@ -306,6 +308,7 @@ impl AttachPlan {
             acquire_drops: Vec::new(),
             permit_releases: Vec::new(),
             wakes: Vec::new(),
+            spawns: Vec::new(),
             roots: Roots::default(),
             handoffs: Vec::new(),
             dwarf: described,
@@ -415,15 +418,20 @@ impl AttachPlan {
                 self.missing.push((family, refused(short, site)));
                 continue;
             }
-            if role == Role::Wake {
-                match cheap_entry(&code, site, found) {
-                    Some(site) => self.wakes.push(site),
+            let (argument, sites) = match role {
+                Role::Wake => (0, Some(&mut self.wakes)),
+                Role::Spawn => (1, Some(&mut self.spawns)),
+                _ => (0, None),
+            };
+            if let Some(sites) = sites {
+                match cheap_entry(&code, site, found, argument) {
+                    Some(site) => sites.push(site),
                     None => self.missing.push((
                         family,
                         MissingProbe {
                             what: short.to_owned(),
-                            why: "no instruction at its beginning takes a probe that is cheap enough for every wake: \
-                                  what it wakes has no delay"
+                            why: "no instruction at its beginning takes a probe that is cheap enough: what it wakes or \
+                                  spawns has no delay"
                                 .to_owned(),
                         },
                     )),
@@ -468,7 +476,12 @@ impl AttachPlan {
                 },
                 Role::DropAcquire => self.acquire_drops.push(site),
                 Role::ReleasePermits => self.permit_releases.push(site),
-                Role::Poll | Role::Handoff | Role::Park | Role::LeaveLoop | Role::Wake => {}
+                Role::Poll
+                | Role::Handoff
+                | Role::Park
+                | Role::LeaveLoop
+                | Role::Wake
+                | Role::Spawn => {}
             }
         }
         Ok(())
@@ -530,7 +543,7 @@ impl AttachPlan {
             Family::Polls => self.polls.iter().filter(|poll| poll.is_of_a_task()).count(),
             Family::BlockOn => self.roots.begins.len() + self.roots.ends.len(),
             Family::BlockInPlace => self.handoffs.len(),
-            Family::Wakes => self.wakes.len(),
+            Family::Wakes => self.wakes.len() + self.spawns.len(),
             Family::TokioSync => {
                 self.acquires.len() + self.acquire_drops.len() + self.permit_releases.len()
             }
@@ -726,12 +739,12 @@ fn refused(what: &str, site: Site) -> MissingProbe {
     }
 }
 
-/// Where a function takes a cheap probe, while its first argument is still in place.
-fn cheap_entry(code: &Elf<'_>, site: Site, found: &Found) -> Option<Site> {
+/// Where a function takes a cheap probe, while this argument, the first or the second one, is still in place.
+fn cheap_entry(code: &Elf<'_>, site: Site, found: &Found, argument: usize) -> Option<Site> {
     if !code.is_x86_64() {
         return Some(site);
     }
-    let place = insn::entry_probe(body(code, found), found.vaddr)?;
+    let place = insn::entry_probe(body(code, found), found.vaddr, argument)?;
     (place.price == FirstInstruction::Emulated).then_some(Site {
         file_offset: site.file_offset + place.offset,
         address: site.address + place.offset,

@@ -215,6 +215,15 @@ fn victims_of_several_workers_agree_with_the_truth() {
     compare("multi_thread", &["--scenario", "queue"], "10s");
 }
 
+/// Tasks that were spawned into a queue wait as those do that were woken.
+#[test]
+#[ignore = "live: cargo xtask test"]
+fn victims_that_are_new_agree_with_the_truth() {
+    for runtime in ["current_thread", "multi_thread"] {
+        compare(runtime, &["--scenario", "newcomers"], "8s");
+    }
+}
+
 /// One of std's mutexes, between threads and tasks.
 #[test]
 #[ignore = "live: cargo xtask test"]

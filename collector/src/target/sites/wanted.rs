@@ -32,6 +32,8 @@ pub enum Role {
     /// It is left.
     LeaveLoop,
     Wake,
+    /// A new task comes into its runtime's list.
+    Spawn,
 }
 
 impl Role {
@@ -45,7 +47,7 @@ impl Role {
             Role::Acquire | Role::DropAcquire | Role::ReleasePermits => Family::TokioSync,
             Role::Handoff => Family::BlockInPlace,
             Role::Park | Role::LeaveLoop => Family::BlockOn,
-            Role::Wake => Family::Wakes,
+            Role::Wake | Role::Spawn => Family::Wakes,
         }
     }
 }
@@ -203,6 +205,17 @@ pub(super) const WANTED: &[Wanted] = &[
         "waker::wake_by_ref",
         Role::Wake,
     ),
+    // Since 1.39; for each kind of runtime one. The names of both ways to mangle.
+    wanted(
+        "tokio::runtime::task::list::OwnedTasks<S>::bind_inner",
+        "OwnedTasks::bind_inner",
+        Role::Spawn,
+    ),
+    wanted(
+        "tokio::runtime::task::list::OwnedTasks::bind_inner",
+        "OwnedTasks::bind_inner",
+        Role::Spawn,
+    ),
     wanted(
         "tokio::runtime::scheduler::current_thread::Context::park",
         "Context::park",
@@ -236,10 +249,11 @@ pub fn slow_path_operation(path: &str) -> Option<u32> {
 
 /// What every wanted function's mangled name contains one of: looked for before demangling, because a
 /// big binary has some 200,000 symbols and demangling one takes a microsecond.
-const NEEDLES: [&str; 8] = [
+const NEEDLES: [&str; 9] = [
     "3raw4poll",
     "14current_thread",
     "5waker",
+    "10bind_inner",
     "_contended",
     "batch_semaphore",
     "11parking_lot",

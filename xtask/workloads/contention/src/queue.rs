@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::handshake::{Suite, derive_session_key};
 use crate::pace::{self, stopping};
-use crate::truth;
+use crate::{task, truth};
 
 /// How many stand behind the one.
 pub const CLERKS: usize = 8;
@@ -50,6 +50,22 @@ pub async fn keep_counter(bells: Vec<Arc<Bell>>, mut rng: fastrand::Rng) {
     for bell in &bells {
         bell.rings.notify_one();
     }
+}
+
+/// Lets newcomers in, each a task of its own, and then does what it should have left to others.
+pub async fn open_doors(mut rng: fastrand::Rng) {
+    while !stopping() {
+        for _ in 0..CLERKS {
+            task::spawn("come_in", come_in(truth::now()));
+        }
+        derive_session_key(Suite::Sha2, pace::millis(&mut rng, 7.0..25.0));
+        tokio::time::sleep(pace::millis(&mut rng, 20.0..60.0)).await;
+    }
+}
+
+/// Notes how long it had to wait for its first poll.
+async fn come_in(spawned_ns: u64) {
+    truth::delayed("come_in", spawned_ns);
 }
 
 /// Comes when called, and notes how long that took.

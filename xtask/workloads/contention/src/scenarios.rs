@@ -64,6 +64,8 @@ pub enum Scenario {
     Anatomy,
     /// Tasks that are ready behind one that keeps their worker, each with its delay; only when asked for
     Queue,
+    /// Tasks that are spawned behind one that keeps their worker, each with its delay; only when asked for
+    Newcomers,
     /// Polls that are long by what is dropped in them, and by whom they wake; only when asked for
     Callbacks,
     /// A main future, no task, whose polls block a current-thread runtime; only when asked for
@@ -95,6 +97,7 @@ impl Scenario {
             self,
             Self::Anatomy
                 | Self::Queue
+                | Self::Newcomers
                 | Self::Callbacks
                 | Self::Root
                 | Self::Stacks
@@ -274,6 +277,7 @@ impl Started {
                 }
                 self.task("keep_counter", |rng| queue::keep_counter(bells, rng));
             }
+            Scenario::Newcomers => self.task("open_doors", queue::open_doors),
             Scenario::Callbacks => self.task("hang_up", callbacks::hang_up),
             // The main future does it.
             Scenario::Root => {}
