@@ -49,6 +49,8 @@ mod sums;
 #[cfg(target_arch = "bpf")]
 mod tasks;
 #[cfg(target_arch = "bpf")]
+mod thread_pointers;
+#[cfg(target_arch = "bpf")]
 mod threads;
 #[cfg(target_arch = "bpf")]
 mod tree;

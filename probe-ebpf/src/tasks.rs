@@ -32,6 +32,7 @@ static TASK_OFFSETS: TaskOffsets = TaskOffsets {
     run_delay: 0,
     run_time: 0,
     run_time_at_arrival: 0,
+    thread_pointer: 0,
 };
 
 macro_rules! offset {
@@ -54,13 +55,42 @@ pub struct Step {
     task: *mut task_struct,
 }
 
+impl Step {
+    /// The thread that the iterator is at, if it is one of the target's. Read once: the verifier knows that it is not null of
+    /// this copy alone.
+    #[inline(always)]
+    pub fn thread(&self) -> Option<*mut task_struct> {
+        let task = self.task;
+        if task.is_null() || offset!(pid) == 0 {
+            return None;
+        }
+        let at = task as u64;
+        let is_of_target = offset!(only_tgid) == 0
+            || u64::from(read::<u32>(at + offset!(tgid)).unwrap_or(0)) == offset!(only_tgid);
+        is_of_target.then_some(task)
+    }
+
+    /// Gives a record to whoever reads the iterator.
+    ///
+    /// # Safety
+    /// This is the kernel's context. `record` points to plain data without padding.
+    #[inline(always)]
+    pub unsafe fn give<T>(&self, record: *const T) {
+        // SAFETY: as the caller says. What finds no room there is written again as a whole in the next read.
+        unsafe {
+            bpf_seq_write((*self.meta).seq, record.cast(), size_of::<T>() as u32);
+        }
+    }
+}
+
 /// The beginning of `struct bpf_iter_meta` of include/linux/bpf.h.
 #[repr(C)]
 struct Meta {
     seq: *mut seq_file,
 }
 
-const GO_ON: i32 = 0;
+/// What a program says so that the iterator goes on to the next thread.
+pub const GO_ON: i32 = 0;
 
 /// # Safety
 /// Called by the kernel alone, with its own context.
@@ -68,16 +98,11 @@ const GO_ON: i32 = 0;
 #[unsafe(link_section = "iter/task")]
 pub unsafe extern "C" fn sleepers(step: *const Step) -> i32 {
     // SAFETY: the kernel's context.
-    let (meta, task) = unsafe { ((*step).meta, (*step).task) };
-    if task.is_null() || offset!(pid) == 0 {
+    let step = unsafe { &*step };
+    let Some(task) = step.thread() else {
         return GO_ON;
-    }
+    };
     let at = task as u64;
-    if offset!(only_tgid) != 0
-        && u64::from(read::<u32>(at + offset!(tgid)).unwrap_or(0)) != offset!(only_tgid)
-    {
-        return GO_ON;
-    }
     // A thread that runs has other registers than those that it entered the kernel with last.
     if read::<u32>(at + offset!(state)).unwrap_or(0) & TASK_INTERRUPTIBLE == 0 {
         return GO_ON;
@@ -100,7 +125,7 @@ pub unsafe extern "C" fn sleepers(step: *const Step) -> i32 {
         return GO_ON;
     }
     sleeper.head = Head {
-        tid: read(at + offset!(pid)).unwrap_or(0),
+        tid: tid(at),
         zero: 0,
         comm: read(at + offset!(comm)).unwrap_or([0; 16]),
         switches: read::<u64>(at + offset!(voluntary_switches)).unwrap_or(0)
@@ -108,16 +133,25 @@ pub unsafe extern "C" fn sleepers(step: *const Step) -> i32 {
         asleep_ns: asleep_ns(at),
     };
     put_return_probes(at, &mut sleeper.return_probes);
-    // SAFETY: the kernel's context, and plain data without padding. What finds no room there is written again as a
-    // whole in the next read.
-    unsafe {
-        bpf_seq_write(
-            (*meta).seq,
-            room.cast_const().cast(),
-            size_of::<Sleeper>() as u32,
-        );
-    }
+    // SAFETY: the kernel's context, and plain data without padding.
+    unsafe { step.give(room) };
     GO_ON
+}
+
+/// The number of a thread.
+#[inline(always)]
+pub fn tid(task: u64) -> u32 {
+    read(task + offset!(pid)).unwrap_or(0)
+}
+
+/// Where a thread's pointer to its thread-local variables is kept while it does not run: every switch to another thread
+/// stores it. One that runs has had the same since it was started.
+#[inline(always)]
+pub fn thread_pointer(task: u64) -> Option<u64> {
+    match offset!(thread_pointer) {
+        0 => None,
+        offset => read(task + offset),
+    }
 }
 
 /// Of include/linux/sched.h: asleep, until something it waits for or a signal wakes it.

@@ -8,6 +8,7 @@
 
 pub mod sleepers;
 pub mod stolen;
+pub mod thread_pointers;
 pub mod tree;
 pub mod unwind;
 

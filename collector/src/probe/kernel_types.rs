@@ -66,6 +66,7 @@ pub fn task_offsets() -> Option<TaskOffsets> {
 }
 
 fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
+    let types = Types::parse(btf)?;
     let wanted = [
         ("task_struct", "tgid"),
         ("task_struct", "pid"),
@@ -93,7 +94,7 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         info,
         last_arrival,
         run_delay,
-    ] = Types::parse(btf)?.member_offsets(wanted);
+    ] = types.member_offsets(wanted);
     let entity = entity?;
     let of_info = |member: Option<u64>| info.zip(member).map_or(0, |(info, member)| info + member);
     Some(TaskOffsets {
@@ -108,7 +109,24 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         run_delay: of_info(run_delay),
         run_time: entity + run_time?,
         run_time_at_arrival: entity + run_time_at_arrival?,
+        thread_pointer: thread_pointer_offset(&types).unwrap_or(0),
     })
+}
+
+/// From a `task_struct` to the thread's pointer to its thread-local variables.
+fn thread_pointer_offset(types: &Types<'_>) -> Option<u64> {
+    let wanted = [
+        ("task_struct", "thread"),
+        ("thread_struct", "fsbase"),
+        ("thread_struct", "uw"),
+        // The type of `uw` has no name.
+        ("", "tp_value"),
+    ];
+    match types.member_offsets(wanted) {
+        [Some(thread), Some(fs_base), ..] => Some(thread + fs_base),
+        [Some(thread), None, Some(user), Some(pointer)] => Some(thread + user + pointer),
+        _ => None,
+    }
 }
 
 /// How a program finds what KVM took of the CPU that it runs on; all zero where the running kernel has no such clock, or
@@ -330,5 +348,6 @@ mod tests {
         assert!(offsets.task_utask > 0 && offsets.instance_next > offsets.instance_stack);
         let offsets = task_offsets().expect("BTF has the types");
         assert!(offsets.tgid == offsets.pid + 4 && offsets.run_time < offsets.last_arrival);
+        assert!(offsets.thread_pointer > offsets.last_arrival);
     }
 }

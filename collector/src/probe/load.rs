@@ -556,6 +556,7 @@ mod tests {
                 .attach_scheduler()
                 .and_then(|()| probes.attach_cpu_clock(997))
                 .and_then(|_| probes.sleepers(process.pidfd()))
+                .and_then(|_| probes.thread_pointers(process.pidfd()))
             {
                 panic!("aarch64 {is_aarch64}: {error}");
             }

@@ -9,6 +9,7 @@
 mod clock;
 mod elements;
 mod error;
+mod iterator;
 mod kernel_types;
 mod load;
 mod loading;
@@ -18,6 +19,7 @@ mod ring;
 mod sleepers;
 mod syscall;
 mod tables;
+mod thread_pointers;
 mod tree;
 mod uprobe_multi;
 mod watchdog;
@@ -28,6 +30,7 @@ pub use load::{Config, Probed, Probes, UprobePoint, UprobeProgram, grid_ticks};
 pub use readable::Readable;
 pub use ring::Records;
 pub use sleepers::Sleepers;
+pub use thread_pointers::ThreadPointers;
 pub use tree::{Tree, TreeCounts};
 pub use uprobe_multi::is_supported as uprobe_multi_is_supported;
 

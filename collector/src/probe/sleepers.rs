@@ -1,23 +1,14 @@
 //! The target's threads that are asleep in a futex call, now. What enters: a loaded program and the process. What
 //! leaves, each time it is asked: the threads, with registers and time asleep.
-//!
-//! An iterator's program runs when user space reads, and at no other time: the target does not notice.
+#![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::io;
+use std::os::fd::BorrowedFd;
 
-use aya::programs::Iter;
-use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_attr, bpf_cmd};
-use zerocopy::FromBytes as _;
-
-use super::load::program_of;
-use super::syscall::bpf;
+use super::iterator::{ThreadIterator, has_iterator_of_process};
 use super::wire::sleepers::{Sleeper, TaskOffsets};
 use super::{ProbeError, Probes, kernel_types};
 use crate::event::Pid;
-use crate::target::{Host, KernelVersion};
 
 /// Threads that are looked at; a process with more has its first ones looked at.
 const MOST_SLEEPERS: usize = 16 << 10;
@@ -33,90 +24,24 @@ pub(super) fn offsets(pid: Pid) -> TaskOffsets {
     }
 }
 
-fn has_iterator_of_process() -> bool {
-    Host::look().kernel >= Some(KernelVersion::ITERATOR_OF_PROCESS)
-}
-
 /// Looks at the threads that sleep.
 pub struct Sleepers {
-    link: OwnedFd,
+    iterator: ThreadIterator<Sleeper>,
 }
 
 impl Probes {
     /// Gets ready to look at the threads of the process behind `pidfd`, which is the target.
     pub fn sleepers(&mut self, pidfd: BorrowedFd<'_>) -> Result<Sleepers, ProbeError> {
-        const NAME: &str = "sleepers";
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            ProbeError::from_aya("look at sleeping threads", error)
-        };
-        if kernel_types::task_offsets().is_none() {
-            return Err(ProbeError::Kernel {
-                attempted: "tell where it keeps what is known of a thread".to_owned(),
-                source: io::ErrorKind::NotFound.into(),
-            });
-        }
-        let began = Instant::now();
-        let program: &mut Iter = program_of(&mut self.ebpf, NAME)?;
-        let types = aya::Btf::from_sys_fs().map_err(|error| failed(&error))?;
-        program
-            .load("task", &types)
-            .map_err(|error| failed(&error))?;
-        let program = program.fd().map_err(|error| failed(&error))?;
-        let link = attach(program.as_fd(), has_iterator_of_process().then_some(pidfd))
-            .map_err(|error| ProbeError::from_io("look at sleeping threads", error))?;
-        tracing::debug!(program = NAME, took = ?began.elapsed(), "loaded and attached");
-        Ok(Sleepers { link })
+        let iterator = self.threads_of("sleepers", "look at sleeping threads", pidfd)?;
+        Ok(Sleepers { iterator })
     }
 }
 
 impl Sleepers {
     /// Those that sleep now.
     pub fn look(&self) -> io::Result<Vec<Sleeper>> {
-        // SAFETY: every member of the union is plain integers, for which zero is valid.
-        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-        attr.iter_create.link_fd = self.link.as_raw_fd() as u32;
-        let iterator = File::from(bpf(bpf_cmd::BPF_ITER_CREATE, &attr)?);
-        let mut bytes = Vec::new();
-        iterator
-            .take((MOST_SLEEPERS * size_of::<Sleeper>()) as u64)
-            .read_to_end(&mut bytes)?;
-        let whole = bytes.chunks_exact(size_of::<Sleeper>());
-        Ok(whole
-            .filter_map(|bytes| Sleeper::read_from_bytes(bytes).ok())
-            .collect())
+        self.iterator.read(MOST_SLEEPERS)
     }
-}
-
-/// `union bpf_iter_link_info` of include/uapi/linux/bpf.h, its member `task`; as long as the longest member.
-#[repr(C)]
-struct TaskLinkInfo {
-    tid: u32,
-    pid: u32,
-    pid_fd: u32,
-    rest: u32,
-}
-
-fn attach(program: BorrowedFd<'_>, process: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
-    let info = process.map(|pidfd| TaskLinkInfo {
-        tid: 0,
-        pid: 0,
-        pid_fd: pidfd.as_raw_fd() as u32,
-        rest: 0,
-    });
-    // SAFETY: as in `look`.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-    // SAFETY: as in `look`; `info` lives until the call returns.
-    unsafe {
-        let link = &mut attr.link_create;
-        link.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-        link.attach_type = BPF_TRACE_ITER as u32;
-        if let Some(info) = &info {
-            let of_process = &mut link.__bindgen_anon_3.__bindgen_anon_1;
-            of_process.iter_info = std::ptr::from_ref(info) as u64;
-            of_process.iter_info_len = size_of::<TaskLinkInfo>() as u32;
-        }
-    }
-    bpf(bpf_cmd::BPF_LINK_CREATE, &attr)
 }
 
 #[cfg(test)]

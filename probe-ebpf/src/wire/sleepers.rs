@@ -82,4 +82,6 @@ pub struct TaskOffsets {
     pub run_time: u64,
     /// `task_struct.se.prev_sum_exec_runtime`.
     pub run_time_at_arrival: u64,
+    /// `task_struct.thread.fsbase`, on aarch64 `task_struct.thread.uw.tp_value`; 0 where the kernel does not tell.
+    pub thread_pointer: u64,
 }
