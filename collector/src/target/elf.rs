@@ -80,12 +80,23 @@ impl Segment {
     }
 }
 
-/// A function symbol.
+/// What each thread has a copy of: the `PT_TLS` segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadLocalSegment {
+    /// Virtual address of its first byte.
+    pub vaddr: u64,
+    /// Bytes in memory.
+    pub memory_size: u64,
+    /// What its address is a multiple of, but for what `vaddr` is beyond one.
+    pub align: u64,
+}
+
+/// A symbol, of a function unless it is said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'data> {
     /// As the symbol table has it.
     pub mangled: &'data str,
-    /// Entry, as a virtual address of the file.
+    /// Entry, as a virtual address of the file. Of a thread-local variable the offset in its segment.
     pub vaddr: u64,
     /// Size in bytes; 0 when the table does not tell.
     pub size: u64,
@@ -221,6 +232,32 @@ impl<'data> Elf<'data> {
                     && symbol.is_global()
                     && symbol.section_index().is_some_and(is_in_code)
             })
+            .filter_map(|symbol| {
+                Some(Symbol {
+                    mangled: symbol.name().ok()?,
+                    vaddr: symbol.address(),
+                    size: symbol.size(),
+                })
+            })
+    }
+
+    /// What each thread has a copy of, if there is anything.
+    pub fn thread_local_segment(&self) -> Option<ThreadLocalSegment> {
+        let endian = self.file.endian();
+        let headers = self.file.elf_program_headers().iter();
+        let mut of_threads = headers.filter(|header| header.p_type(endian) == elf::PT_TLS);
+        of_threads.next().map(|header| ThreadLocalSegment {
+            vaddr: header.p_vaddr(endian),
+            memory_size: header.p_memsz(endian),
+            align: header.p_align(endian),
+        })
+    }
+
+    /// Thread-local variables of `.symtab`.
+    pub fn thread_locals(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        self.file
+            .symbols()
+            .filter(|symbol| !symbol.is_undefined() && symbol.kind() == object::SymbolKind::Tls)
             .filter_map(|symbol| {
                 Some(Symbol {
                     mangled: symbol.name().ok()?,

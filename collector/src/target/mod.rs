@@ -21,7 +21,9 @@ pub mod roots;
 pub mod sites;
 pub mod spawns;
 pub mod split;
+pub mod thread_local;
 pub mod vtables;
+pub mod worker_index;
 
 pub use binary::Binary;
 pub use debuginfo::{DebugSearch, DebugSources, Debuginfod};
