@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod runtime_threads;
 mod stuck;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ use attach::{
     attach, attach_expected_returns, attach_fast_paths, class_code, groups, point, programs,
 };
 use holdup_probe_ebpf::wire;
+use runtime_threads::RuntimeThreads;
 use stuck::StuckThreads;
 
 /// What to record.
@@ -181,6 +183,7 @@ struct Recording<'a> {
     kept: Kept,
     /// None where this kernel does not show threads that sleep.
     stuck: Option<StuckThreads>,
+    runtime_threads: RuntimeThreads,
     sought_in_vain: Option<Instant>,
     execed: bool,
 }
@@ -234,6 +237,7 @@ impl<'a> Recording<'a> {
         }
         let (stuck, family) = StuckThreads::look_out(&mut probes, process, options.stuck_after);
         families.push(family);
+        let runtime_threads = RuntimeThreads::look_out(&mut probes, process, plan);
         // Only now: an earlier capture of that name is replaced by a recording, not by a failed attempt.
         let writer = Writer::create(&options.capture, &meta)?;
         let mut recording = Recording {
@@ -250,6 +254,7 @@ impl<'a> Recording<'a> {
             tables,
             kept,
             stuck,
+            runtime_threads,
             sought_in_vain: None,
             execed: false,
         };
@@ -336,6 +341,7 @@ impl<'a> Recording<'a> {
                 () = tokio::time::sleep_until(began + first_look.unwrap_or_default()), if first_look.is_some() => {
                     first_looks = &first_looks[1..];
                     self.look_at_mappings();
+                    self.look_at_runtime_threads();
                 }
                 _ = look.tick() => {}
                 _ = keep.tick() => {
@@ -344,6 +350,7 @@ impl<'a> Recording<'a> {
                     // A library that took the place of another one is not missed by any stack.
                     self.look_at_mappings();
                     self.look_for_stuck(tell);
+                    self.look_at_runtime_threads();
                 }
                 ready = self.readable() => ready?,
                 () = &mut over => return Ok(EndReason::Duration),
@@ -458,6 +465,7 @@ impl<'a> Recording<'a> {
         // What it finds now is in the report. Another program's threads are nobody's.
         if reason != EndReason::TargetExeced {
             self.look_for_stuck(&mut |_| {});
+            self.look_at_runtime_threads();
         }
         let stop = probe::now();
         self.probes.set_window(wire::Window {
@@ -498,6 +506,7 @@ impl<'a> Recording<'a> {
             .refused
             .splice(0..0, self.plan.binary.refused.clone());
         self.families.push(self.tables.family());
+        self.families.extend(self.runtime_threads.family());
         self.meta.unwind_tables = self.tables.summary();
         let rest = Rest {
             probes: self.families,
@@ -510,6 +519,7 @@ impl<'a> Recording<'a> {
             counters: self.probes.counters()?,
             threads,
             stuck: stuck.waits,
+            runtime_threads: self.runtime_threads.into_seen(),
             symbols,
             end: End {
                 at: stop,

@@ -26,7 +26,7 @@ pub use write::Writer;
 
 use crate::event::{
     CodeAddr, Event, HoldTotals, LockWaitTotals, Nanos, PairTotals, Pid, RawStack, SiteClass,
-    SpawnPath, StackId, Timestamp,
+    SpawnPath, StackId, Tid, Timestamp,
 };
 use crate::histogram::Histogram;
 use crate::stuck::StuckWait;
@@ -60,6 +60,8 @@ pub struct Capture {
     pub symbols: SymbolTable,
     /// Threads that were found waiting for a lock for long; their stacks are in `stacks`.
     pub stuck: Vec<StuckWait>,
+    /// Threads that were seen to drive a runtime, by thread.
+    pub runtime_threads: Vec<RuntimeThread>,
     /// What ended the recording.
     pub end: End,
     /// Records that could not be decoded, by reason.
@@ -104,6 +106,8 @@ pub struct Rest {
     pub threads: Vec<wire::Thread>,
     /// Threads that were found waiting for a lock for long.
     pub stuck: Vec<StuckWait>,
+    /// Threads that were seen to drive a runtime.
+    pub runtime_threads: Vec<RuntimeThread>,
     /// Names for the addresses in `stacks`.
     pub symbols: SymbolTable,
     /// What ended the recording.
@@ -187,6 +191,11 @@ pub struct ProbeFamily {
     pub missing: Vec<MissingProbe>,
 }
 
+impl ProbeFamily {
+    /// No probes, but what tells which worker of its runtime a thread is.
+    pub const WORKER_INDEX: &str = "worker_index";
+}
+
 /// One function that is not probed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingProbe {
@@ -248,6 +257,22 @@ pub struct ReturnSite {
     pub attached: Option<Timestamp>,
     /// Why not, if not.
     pub why_not: Option<String>,
+}
+
+/// A thread that was seen to drive a runtime: the last time that it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeThread {
+    /// The thread.
+    pub tid: Tid,
+    /// Address of the runtime's `Handle`.
+    pub runtime: u64,
+    /// Which of a multi-thread runtime's workers it was; None for a current-thread runtime.
+    pub worker: Option<u32>,
+    /// When.
+    pub last_seen: Timestamp,
+    /// It was seen as something else before.
+    #[serde(default)]
+    pub has_changed: bool,
 }
 
 /// What ended a recording.

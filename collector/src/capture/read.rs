@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{
     Capture, CaptureError, Counters, Cut, End, EndReason, FormatError, Meta, PollSite, ProbeFamily,
-    ReturnSite, section,
+    ReturnSite, RuntimeThread, section,
 };
 use crate::decode;
 use crate::event::{
@@ -270,6 +270,7 @@ struct Contents {
     counters: Counters,
     threads: Vec<wire::Thread>,
     stuck: Vec<StuckWait>,
+    runtime_threads: BTreeMap<Tid, RuntimeThread>,
     symbols: SymbolTable,
     end: Option<End>,
     undecoded: BTreeMap<String, u64>,
@@ -290,6 +291,7 @@ impl Contents {
             counters: Counters::default(),
             threads: Vec::new(),
             stuck: Vec::new(),
+            runtime_threads: BTreeMap::new(),
             symbols: SymbolTable::default(),
             end: None,
             undecoded: BTreeMap::new(),
@@ -317,6 +319,11 @@ impl Contents {
                 self.stuck.extend(json::<Vec<_>>(payload)?);
                 // No recording has more.
                 self.stuck.truncate(MOST_WAITS);
+            }
+            section::RUNTIME_THREADS => {
+                let threads = json::<Vec<RuntimeThread>>(payload)?;
+                let by_tid = threads.into_iter().map(|thread| (thread.tid, thread));
+                self.runtime_threads.extend(by_tid);
             }
             section::SYMBOLS => {
                 let table: SymbolTable = json(payload)?;
@@ -418,6 +425,7 @@ impl Contents {
             stacks: self.stacks,
             counters: self.counters,
             stuck: self.stuck,
+            runtime_threads: self.runtime_threads.into_values().collect(),
             symbols: self.symbols,
             end,
             undecoded: self.undecoded,

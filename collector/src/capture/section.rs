@@ -51,6 +51,7 @@ pub const END: u32 = 11;
 pub const PAIRS: u32 = 12;
 pub const HOLDS: u32 = 13;
 pub const STUCK: u32 = 14;
+pub const RUNTIME_THREADS: u32 = 15;
 
 /// The checksum of a section.
 pub fn checksum(kind: u32, payload: &[u8]) -> u32 {

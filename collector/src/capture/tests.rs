@@ -75,6 +75,16 @@ fn stuck_wait() -> StuckWait {
     }
 }
 
+fn runtime_thread() -> RuntimeThread {
+    RuntimeThread {
+        tid: Tid(5),
+        runtime: 0x5581_0000_1000,
+        worker: Some(3),
+        last_seen: Timestamp(8_000),
+        has_changed: true,
+    }
+}
+
 fn rest() -> Rest {
     let mut totals = wire::LockWaitTotals::new_zeroed();
     totals.count = 3;
@@ -176,6 +186,7 @@ fn rest() -> Rest {
         counters,
         threads: vec![thread],
         stuck: vec![stuck_wait()],
+        runtime_threads: vec![runtime_thread()],
         symbols: SymbolTable {
             frames: BTreeMap::from([(0x101, vec![frame])]),
             refused: vec!["old.debug is not used as debug file: it is old".to_owned()],
@@ -216,6 +227,7 @@ fn a_capture_survives_the_way_through_a_file() {
     assert_eq!(capture.symbols, rest().symbols);
     assert_eq!(capture.end, rest().end);
     assert_eq!(capture.stuck, rest().stuck);
+    assert_eq!(capture.runtime_threads, rest().runtime_threads);
     assert_eq!(capture.cut, None);
     assert_eq!(capture.counters.get(wire::COUNTER_POLLS), 11);
     assert_eq!(

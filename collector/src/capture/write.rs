@@ -93,6 +93,7 @@ impl Writer {
             counters,
             threads,
             stuck,
+            runtime_threads,
             symbols,
             end,
         } = rest;
@@ -114,6 +115,9 @@ impl Writer {
         }
         if !stuck.is_empty() {
             self.json(section::STUCK, stuck)?;
+        }
+        for threads in runtime_threads.chunks(CHUNK_ENTRIES) {
+            self.json(section::RUNTIME_THREADS, &threads)?;
         }
         let mut chunk = Vec::new();
         for (n, (key, stack)) in stacks.iter().enumerate() {

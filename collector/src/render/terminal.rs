@@ -266,15 +266,18 @@ fn workers(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         let stolen = entry.stolen.map_or("-".to_owned(), |stolen| {
             format!("{}{stolen}", certainty.sign())
         });
+        let part = entry.part(&report.workers);
+        let part = part.map_or(String::new(), |part| format!("{part}  "));
         let percent = |ns: Nanos| ns.0 as f64 * 100.0 / entry.observed_ns.0.max(1) as f64;
         writeln!(
             out,
-            "{:>4.0}%  {:>5.0}%  {:>7}  {:>9}  {:>6}  {} ({})",
+            "{:>4.0}%  {:>5.0}%  {:>7}  {:>9}  {:>6}  {}{} ({})",
             percent(entry.busy_ns),
             percent(entry.parked_ns),
             entry.polls,
             duration(entry.longest_ns),
             stolen,
+            part,
             shown(entry.thread.as_deref().unwrap_or("?")),
             entry.tid,
         )?;

@@ -18,6 +18,7 @@ mod lock_types;
 mod locks;
 mod model;
 mod protected;
+mod runtimes;
 mod spawns;
 mod stacks;
 mod stuck;
@@ -42,6 +43,7 @@ use crate::classify::{Asleep, Rules};
 use crate::correlate::{self, LockSums, PollAnatomy, Share, Victims};
 use crate::event::{Event, Nanos, SiteClass, SiteId, StackId, TaskId, Tid};
 use locks::Locks;
+use runtimes::Runtimes;
 use stacks::{Stacks, hex};
 
 /// Makes the report of a capture.
@@ -69,9 +71,14 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let victims = correlate::victims(&polls, &capture.events, is_on_pool);
     let wakes = capture.probes.iter().find(|family| family.name == "wakes");
     let sees_wakes = wakes.is_some_and(|family| family.attached > 0);
-    let long_polls = long_polls(capture, &polls, &victims, &stacks, &threads, sees_wakes);
+    let runtimes = Runtimes::new(&capture.runtime_threads);
+    let mut long_polls = long_polls(capture, &polls, &victims, &stacks, &threads, sees_wakes);
+    for poll in &mut long_polls {
+        let runtime = runtimes.of(Tid(poll.tid));
+        poll.runtime = runtime.filter(|runtime| !runtime.has_changed);
+    }
     let poll_sites = poll_sites(capture, &long_polls);
-    let workers = workers::workers(capture, &threads, sees_wakes);
+    let workers = workers::workers(capture, &threads, &runtimes, sees_wakes);
     let groups = groups::group(&polls, &long_polls, &stacks);
     let blocking = flames::blocking(
         capture,
@@ -84,7 +91,10 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let lock_waits = holds::waits(capture, &threads, limits.lock_waits);
     let all_holds = holds::all_holds(capture, &stacks);
     let recorded = capture.end.at.since(capture.meta.start);
-    let coverage = Coverage::new(capture, &polls, &stacks);
+    let mut coverage = Coverage::new(capture, &polls, &stacks);
+    coverage
+        .notes
+        .extend(runtimes::notes(&workers, &capture.probes));
     let stuck = stuck::entries(capture, &stacks);
     // Who never goes on comes first, however short the recording was.
     let mut findings = stuck::findings(&stuck);
@@ -267,6 +277,7 @@ fn long_polls(
             certainty: poll.exactness.into(),
             tid: poll.tid.0,
             thread: threads.get(&poll.tid).map(|name| (*name).to_owned()),
+            runtime: None,
             task: hex(poll.task.0),
             task_id: poll.task_id.map(|TaskId(id)| id),
             task_name: task_name(capture, poll.site),

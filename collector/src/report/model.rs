@@ -310,6 +310,9 @@ pub struct LongPollEntry {
     pub tid: u32,
     /// The thread's name.
     pub thread: Option<String>,
+    /// Which runtime the thread drove, and as what, if that was the same whenever it was seen.
+    #[serde(default, flatten)]
+    pub runtime: Option<RuntimeEntry>,
     /// Address of the task's header.
     pub task: String,
     /// Tokio's own number of the task, where it is known.
@@ -748,6 +751,9 @@ pub struct WorkerEntry {
     pub thread: Option<String>,
     /// What it is.
     pub role: WorkerRole,
+    /// Which of the process's runtimes drives it, where that was seen.
+    #[serde(default, flatten)]
+    pub runtime: Option<RuntimeEntry>,
     /// For how long something is known of it.
     pub observed_ns: Nanos,
     /// Scheduler polls that ended on it.
@@ -768,6 +774,33 @@ pub struct WorkerEntry {
     /// What it did in each tenth of a second or longer, in order: a poll that goes on for longer than that is in none of
     /// them until it ends.
     pub slices: Vec<SliceEntry>,
+}
+
+/// Which runtime a thread drove, and as what, when it was seen last: looked for once a second, and at the recording's end.
+/// `block_in_place` hands a worker to another thread: then both have had its index, and the first one may become another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeEntry {
+    /// The runtime's number, counted from 1 by the lowest id of a thread that was seen to drive it: usually in the order in which
+    /// they were made. One that took the place of another in memory is not told apart from it.
+    pub runtime: u32,
+    /// What sort of runtime.
+    pub flavor: RuntimeFlavor,
+    /// Which of a multi-thread runtime's workers: what Tokio's metrics and `tokio::runtime::worker_index` call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_index: Option<u32>,
+    /// It was seen as another worker before, or as another runtime's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_changed: bool,
+}
+
+/// What sort of runtime, as Tokio calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeFlavor {
+    /// Its workers' threads poll tasks.
+    MultiThread,
+    /// The thread that called `block_on` does.
+    CurrentThread,
 }
 
 /// What a thread is to its runtime.

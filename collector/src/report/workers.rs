@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::runtimes::Runtimes;
 use super::{SliceEntry, WorkerEntry, WorkerRole};
 use crate::capture::Capture;
 use crate::event::{Event, Nanos, Tid, Timestamp, WorkerSlice};
@@ -44,6 +45,7 @@ fn coarse(slices: impl ExactSizeIterator<Item = SliceEntry>, most: usize) -> Vec
 pub fn workers(
     capture: &Capture,
     threads: &BTreeMap<Tid, &str>,
+    runtimes: &Runtimes,
     sees_wakes: bool,
 ) -> Vec<WorkerEntry> {
     let mut by_thread: BTreeMap<Tid, Vec<&WorkerSlice>> = BTreeMap::new();
@@ -63,16 +65,20 @@ pub fn workers(
                     .fold(0_u64, |sum, slice| sum.saturating_add(of(slice)))
             };
             let polls = sum(|slice| slice.polls);
+            let runtime = runtimes.of(tid);
+            let has_index = runtime.is_some_and(|runtime| runtime.worker_index.is_some());
             WorkerEntry {
                 tid: tid.0,
                 thread: threads.get(&tid).map(|name| (*name).to_owned()),
-                role: if slices.iter().any(|slice| slice.is_worker) {
+                // The loop of a worker is seen only if it began after holdup did.
+                role: if has_index || slices.iter().any(|slice| slice.is_worker) {
                     WorkerRole::Worker
                 } else if polls > 0 {
                     WorkerRole::Scheduler
                 } else {
                     WorkerRole::BlockingPool
                 },
+                runtime,
                 observed_ns: Nanos(sum(|slice| slice.end.since(slice.start).0)),
                 polls,
                 busy_ns: Nanos(sum(|slice| slice.busy.0)),

@@ -7,6 +7,7 @@
 mod audit;
 mod gate;
 mod recording;
+mod runtimes;
 mod scenarios;
 
 use std::path::Path;

@@ -734,6 +734,7 @@ fn rest() -> Rest {
         counters,
         threads: vec![poll_under_way(), wait_under_way()],
         stuck: vec![stuck()],
+        runtime_threads: vec![],
         symbols: symbols(),
         end: End {
             at: Timestamp(at(2_000)),
@@ -841,6 +842,34 @@ pub fn quiet_with(change: impl FnOnce(&mut Rest)) -> Vec<u8> {
             ..rest()
         };
         rest.counters[wire::COUNTER_LOST_SAMPLES as usize] = 0;
+        change(&mut rest);
+        let writer = begun(path, &records);
+        writer.finish(&rest).expect("it can be completed");
+    })
+}
+
+/// Threads that polled, each a little less than the one before, and the first one once for long.
+pub fn with_workers(tids: [u32; 3], change: impl FnOnce(&mut Rest)) -> Vec<u8> {
+    written(|path| {
+        let mut records = Records::default();
+        for (n, tid) in (0..).zip(tids) {
+            records.thread(tid, "tokio-rt-worker");
+            let mut slice = wire::WorkerSlice::new_zeroed();
+            slice.header = header(wire::EVENT_WORKER_SLICE, tid, at(900));
+            slice.slice.start_ns = at(800);
+            slice.slice.polls = 10;
+            slice.slice.busy_ns = (50 - n) * MS;
+            records.push(&slice);
+        }
+        let poll = wire::LongPoll {
+            task: 0xa0,
+            site: 1,
+            ..wire::LongPoll::new_zeroed()
+        };
+        records.long_poll(tids[0], at(850), 20 * MS, poll);
+        let mut rest = rest();
+        rest.threads.clear();
+        rest.stuck.clear();
         change(&mut rest);
         let writer = begun(path, &records);
         writer.finish(&rest).expect("it can be completed");
