@@ -20,6 +20,7 @@ mod kernel;
 mod processes;
 mod report;
 mod run;
+mod runtimes;
 mod stacks;
 mod stuck;
 mod workload;

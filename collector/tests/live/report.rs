@@ -63,6 +63,11 @@ impl Report {
         self.list("/stuck")
     }
 
+    /// The process.
+    pub fn pid(&self) -> u64 {
+        self.at("/capture/pid").as_u64().expect("a number")
+    }
+
     /// When the recording began, on `CLOCK_MONOTONIC`.
     pub fn started_ns(&self) -> u64 {
         let start = self.at("/capture/started_monotonic_ns").as_u64();
@@ -94,6 +99,11 @@ impl Report {
         let mut named = families.filter(|it| it["name"] == family);
         let family = named.next().expect("it is in the coverage");
         family["attached"].as_u64().expect("a number")
+    }
+
+    /// Threads of runtimes and of their blocking pools.
+    pub fn workers(&self) -> &[Value] {
+        self.list("/workers")
     }
 
     pub fn long_polls(&self) -> &[Value] {

@@ -13,6 +13,7 @@ mod root;
 mod routes;
 mod scenarios;
 mod seccomp;
+mod second;
 mod sessions;
 mod stacks;
 mod stock;
@@ -71,6 +72,9 @@ struct Args {
     /// Replace itself by its quiet self after so many seconds (exec)
     #[arg(long, value_name = "SECONDS")]
     exec_after: Option<f64>,
+    /// A second multi_thread runtime beside, with two workers
+    #[arg(long)]
+    second_runtime: bool,
     /// When the scenario `stacks` loads its library
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     plugin_after: f64,
@@ -188,6 +192,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let local = (args.runtime == RuntimeKind::LocalSet).then(LocalSet::new);
+    let second = args.second_runtime.then(second::start).transpose()?;
     let program = run(args, scenarios, stop);
     match &local {
         Some(local) => local.block_on(&runtime, program),
@@ -195,6 +200,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     drop(local);
     drop(runtime);
+    drop(second);
     let (truth, reason) = ended.join().map_err(|_| "the control thread panicked")?;
     if let Some(truth) = truth {
         truth.finish(reason)?;

@@ -32,6 +32,7 @@ impl<F: Future> Future for Measured<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
+        truth::polls_on_worker();
         let _poll = truth::Poll::begin(this.name);
         this.future.poll(context)
     }

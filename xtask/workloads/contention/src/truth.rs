@@ -7,6 +7,7 @@
 mod file;
 mod locks;
 mod spawns;
+mod workers;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub use file::TruthFile;
 pub use locks::{Attempt, Hold, Wait, condvar_wait};
 pub use spawns::spawned;
+pub use workers::polls_on_worker;
 
 /// Shorter polls are only counted.
 pub const POLL_FLOOR_NS: u64 = 100_000;
@@ -109,6 +111,7 @@ struct Buffer {
     thread: String,
     events: Vec<Event>,
     totals: Vec<Total>,
+    workers: Vec<workers::Worker>,
     dropped: u64,
 }
 
@@ -186,6 +189,7 @@ fn register() -> Arc<Mutex<Buffer>> {
         thread: std::thread::current().name().unwrap_or("").to_owned(),
         events: Vec::with_capacity(CAPACITY.load(Ordering::Relaxed)),
         totals: Vec::with_capacity(256),
+        workers: Vec::with_capacity(16),
         dropped: 0,
     }));
     lock(&BUFFERS).push(Arc::clone(&buffer));

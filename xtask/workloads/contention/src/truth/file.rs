@@ -50,6 +50,12 @@ impl TruthFile {
                 writeln!(self.0, "{line}")?;
             }
         }
+        for buffer in &buffers {
+            let buffer = lock(buffer);
+            for worker in &buffer.workers {
+                writeln!(self.0, "{}", worker.line(buffer.tid, &buffer.thread))?;
+            }
+        }
         for line in spawns::lines().into_iter().chain(crate::stacks::lines()) {
             writeln!(self.0, "{line}")?;
         }
