@@ -3,6 +3,7 @@
 mod accounts;
 mod across_await;
 mod callbacks;
+mod cues;
 mod deadlock;
 mod handshake;
 mod locks;
@@ -23,15 +24,14 @@ mod truth;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
+use cues::Cues;
 use scenarios::{Scenario, Started};
 use truth::TruthFile;
 
@@ -81,6 +81,10 @@ struct Args {
     /// When the threads of a deadlock scenario take their locks; of several, each so much later than the one before
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     deadlock_after: f64,
+    /// Starts at a first SIGUSR1, stops at a second one, and stays until it is ended: whoever attaches before the first
+    /// and leaves after `finished` sees every poll of every task
+    #[arg(long)]
+    by_signal: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -162,15 +166,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scenarios = args.scenarios();
     let truth = args.create_truth(&scenarios)?;
 
-    let stop = Arc::new(Notify::new());
+    let cues = Arc::new(Cues::new(args.by_signal));
     let ended = thread::Builder::new().name("control".to_owned()).spawn({
-        let (stop, deadlines) = (Arc::clone(&stop), Deadlines::new(&args));
-        let terminated = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-            signal_hook::flag::register(signal, Arc::clone(&terminated))?;
-        }
+        let (cues, deadlines) = (Arc::clone(&cues), Deadlines::new(&args));
+        let signals = cues::Signals::register(args.by_signal)?;
         let runtime = args.runtime;
-        move || control(&terminated, &deadlines, runtime, truth, &stop)
+        move || control(&signals, &deadlines, runtime, truth, &cues)
     })?;
 
     if args.runtime == RuntimeKind::LocalSet {
@@ -193,7 +194,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let local = (args.runtime == RuntimeKind::LocalSet).then(LocalSet::new);
     let second = args.second_runtime.then(second::start).transpose()?;
-    let program = run(args, scenarios, stop);
+    let program = run(args, scenarios, cues);
     match &local {
         Some(local) => local.block_on(&runtime, program),
         None => runtime.block_on(program),
@@ -216,7 +217,11 @@ fn register_thread() {
 }
 
 /// The main future, which is no task: it starts everything and waits for the end.
-async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
+async fn run(args: Args, scenarios: Vec<Scenario>, cues: Arc<Cues>) {
+    if args.by_signal {
+        println!("waiting pid={}", std::process::id());
+    }
+    cues.start.notified().await;
     let mut started = Started::new(
         args.seed,
         Duration::from_secs_f64(args.plugin_after),
@@ -243,19 +248,23 @@ async fn run(args: Args, scenarios: Vec<Scenario>, stop: Arc<Notify>) {
     }
     println!("ready pid={}", std::process::id());
     if !is_at_work {
-        stop.notified().await;
+        cues.stop.notified().await;
     } else if args.runtime == RuntimeKind::MultiThread {
         // Its thread is none of the runtime's.
-        root::serve(&stop, fastrand::Rng::with_seed(args.seed)).await;
+        root::serve(&cues.stop, fastrand::Rng::with_seed(args.seed)).await;
     } else {
         task::measured(
             "serve",
-            root::serve(&stop, fastrand::Rng::with_seed(args.seed)),
+            root::serve(&cues.stop, fastrand::Rng::with_seed(args.seed)),
         )
         .await;
     }
     pace::stop();
     started.finish().await;
+    if args.by_signal {
+        println!("finished");
+    }
+    cues.leave.notified().await;
 }
 
 struct Deadlines {
@@ -295,24 +304,27 @@ impl Deadlines {
 
 /// The thread that decides when to end. Gives the truth file back for a graceful end; the others never return.
 fn control(
-    terminated: &AtomicBool,
+    signals: &cues::Signals,
     deadlines: &Deadlines,
     runtime: RuntimeKind,
     truth: Option<TruthFile>,
-    stop: &Notify,
+    cues: &Cues,
 ) -> (Option<TruthFile>, &'static str) {
     let ending = loop {
-        if terminated.load(Ordering::Relaxed) {
+        if signals.end() {
             break Ending::Graceful("signal");
         }
         if let Some(ending) = deadlines.due() {
             break ending;
         }
+        if signals.next() {
+            cues.next();
+        }
         thread::sleep(Duration::from_millis(10));
     };
     let (reason, status) = match ending {
         Ending::Graceful(reason) => {
-            stop.notify_one();
+            cues.end();
             return (truth, reason);
         }
         Ending::Exit => {
