@@ -36,8 +36,9 @@ impl Workload {
         }
     }
 
-    fn binaries(self) -> &'static [&'static str] {
+    fn binaries(self, flavour: Flavour) -> &'static [&'static str] {
         match self {
+            Self::Contention if flavour == Flavour::Console => &["contention", "console-reader"],
             Self::Contention => &["contention", "libcontention_plugin.so"],
             Self::Citadel => &["citadel-server", "citadel-load"],
             Self::Echo => &["echo"],
@@ -58,12 +59,16 @@ pub enum Flavour {
     FatLto,
     /// The fat LTO build as it is given away: `strip = true`, its symbols and line tables in a file beside it.
     Shipped,
+    /// With console-subscriber inside, and a program that reads what it says (contention only).
+    Console,
 }
 
 /// What a flavour changes; the rest is as each workload's manifest and cargo have it.
 struct Settings {
     name: &'static str,
     fat_lto: bool,
+    /// The workload's feature `console`, and Tokio's part of it.
+    console: bool,
     /// Not compiled, but made from the flavour that has the same settings otherwise.
     split: bool,
 }
@@ -73,6 +78,7 @@ impl Flavour {
         let plain = Settings {
             name: "release",
             fat_lto: false,
+            console: false,
             split: false,
         };
         match self {
@@ -87,6 +93,11 @@ impl Flavour {
                 split: true,
                 ..Self::FatLto.settings()
             },
+            Self::Console => Settings {
+                name: "console",
+                console: true,
+                ..plain
+            },
         }
     }
 }
@@ -94,8 +105,13 @@ impl Flavour {
 impl Settings {
     /// Everything that makes two builds of the same sources differ.
     fn environment(&self) -> Vec<(&'static str, &'static str)> {
-        // A user's own configuration adds no flags.
-        let mut environment = vec![("CARGO_ENCODED_RUSTFLAGS", "")];
+        // A user's own configuration adds no flags. 0x1f is what cargo separates them by.
+        let flags = if self.console {
+            "--cfg\x1ftokio_unstable"
+        } else {
+            ""
+        };
+        let mut environment = vec![("CARGO_ENCODED_RUSTFLAGS", flags)];
         if self.fat_lto {
             environment.extend([
                 ("CARGO_PROFILE_RELEASE_LTO", "fat"),
@@ -103,6 +119,14 @@ impl Settings {
             ]);
         }
         environment
+    }
+
+    fn features(&self) -> &'static [&'static str] {
+        if self.console {
+            &["--features", "console"]
+        } else {
+            &[]
+        }
     }
 }
 
@@ -118,18 +142,15 @@ impl Built {
         self.folder.join(name)
     }
 
-    fn is_complete(&self, workload: Workload) -> bool {
-        workload
-            .binaries()
-            .iter()
-            .all(|binary| self.binary(binary).is_file())
+    fn is_complete(&self, binaries: &[&str]) -> bool {
+        binaries.iter().all(|binary| self.binary(binary).is_file())
     }
 }
 
 /// `cargo xtask workload`: builds it and prints the paths of its binaries.
 pub fn run(workload: Workload, flavour: Flavour) -> Result<()> {
     let built = build_one(workload, flavour)?;
-    for binary in workload.binaries() {
+    for binary in workload.binaries(flavour) {
         println!("{}", built.binary(binary).display());
     }
     Ok(())
@@ -147,11 +168,14 @@ const CITADEL: Flavour = Flavour::Shipped;
 pub fn build() -> Result<Programs> {
     let contention =
         |flavour| build_one(Workload::Contention, flavour).map(|built| built.binary("contention"));
+    let console = build_one(Workload::Contention, Flavour::Console)?;
     let echo = build_one(Workload::Echo, USUAL)?;
     Ok(Programs::from([
         ("CONTENTION", contention(USUAL)?),
         ("CONTENTION_FAT_LTO", contention(Flavour::FatLto)?),
         ("CONTENTION_SHIPPED", contention(Flavour::Shipped)?),
+        ("CONTENTION_CONSOLE", console.binary("contention")),
+        ("CONSOLE_READER", console.binary("console-reader")),
         ("ECHO", echo.binary("echo")),
     ]))
 }
@@ -172,7 +196,13 @@ pub fn contention() -> Result<PathBuf> {
 
 /// Builds a workload, or finds it built.
 pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
+    ensure!(
+        flavour != Flavour::Console || workload == Workload::Contention,
+        "{} has no console-subscriber inside",
+        workload.name()
+    );
     let settings = flavour.settings();
+    let binaries = workload.binaries(flavour);
     let cache = cache::dir()?.join("workloads");
     let folder_name = format!(
         "{}-{}-{}",
@@ -183,12 +213,12 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
     let built = Built {
         folder: cache.join(&folder_name),
     };
-    if built.is_complete(workload) {
+    if built.is_complete(binaries) {
         return Ok(built);
     }
     if settings.split {
         let whole = build_one(workload, Flavour::FatLto)?;
-        return split(workload, &whole, &built);
+        return split(binaries, &whole, &built);
     }
 
     let mut cargo = Command::new("cargo");
@@ -198,6 +228,7 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
         .join(format!("{}-{}", workload.name(), settings.name));
     cargo
         .args(["build", "--release", "--workspace", "--locked", "--quiet"])
+        .args(settings.features())
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(workload.source())
@@ -209,7 +240,7 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
         .with_context(|| format!("could not build the workload {}", workload.name()))?;
 
     publish(&built.folder, |unfinished| {
-        for binary in workload.binaries() {
+        for binary in binaries {
             let from = target_dir.join("release").join(binary);
             fs::copy(&from, unfinished.join(binary))
                 .with_context(|| format!("could not copy {}", from.display()))?;
@@ -217,22 +248,22 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
         Ok(())
     })?;
     ensure!(
-        built.is_complete(workload),
+        built.is_complete(binaries),
         "{} does not hold {}",
         built.folder.display(),
-        workload.binaries().join(" and ")
+        binaries.join(" and ")
     );
     Ok(built)
 }
 
 /// Makes of each binary a stripped one and its debug file, as packagers do.
-fn split(workload: Workload, whole: &Built, built: &Built) -> Result<Built> {
+fn split(binaries: &[&str], whole: &Built, built: &Built) -> Result<Built> {
     packages::install(
         &["binutils"],
         "splitting the workloads' debug information off",
     )?;
     publish(&built.folder, |unfinished| {
-        for name in workload.binaries() {
+        for name in binaries {
             let (binary, debug) = (whole.binary(name), format!("{name}.debug"));
             // Within the folder, because the link is the name as it is given.
             let run = |tool: &str, args: &[&OsStr]| {
@@ -294,6 +325,9 @@ fn key(workload: Workload, settings: &Settings) -> Result<String> {
         add(name.as_bytes());
         add(value.as_bytes());
     }
+    for argument in settings.features() {
+        add(argument.as_bytes());
+    }
     let source = workload.source();
     for file in files(&source)? {
         let relative = file.strip_prefix(&source).unwrap_or(&file);
@@ -346,6 +380,9 @@ mod tests {
         let shipped = Flavour::Shipped.settings();
         assert_ne!(shipped.name, whole.name);
         assert_eq!(shipped.environment(), whole.environment());
+        let console = Flavour::Console.settings();
+        assert_ne!(console.name, plain.name);
+        assert_ne!(console.environment(), plain.environment());
     }
 
     /// Every workload's sources are found, whatever the flavour they hash to another key, and the key is stable.
@@ -353,7 +390,7 @@ mod tests {
     fn keys_tell_workloads_and_flavours_apart() -> Result<()> {
         let mut keys = Vec::new();
         for workload in [Workload::Contention, Workload::Citadel, Workload::Echo] {
-            for flavour in [Flavour::Release, Flavour::FatLto] {
+            for flavour in [Flavour::Release, Flavour::FatLto, Flavour::Console] {
                 let key_of = || key(workload, &flavour.settings());
                 assert_eq!(key_of()?, key_of()?);
                 keys.push(key_of()?);

@@ -3,6 +3,8 @@
 mod accounts;
 mod across_await;
 mod callbacks;
+#[cfg(feature = "console")]
+mod console;
 mod cues;
 mod deadlock;
 mod handshake;
@@ -85,6 +87,10 @@ struct Args {
     /// and leaves after `finished` sees every poll of every task
     #[arg(long)]
     by_signal: bool,
+    /// Let console-subscriber watch, and answer at this socket; there is no truth then
+    #[cfg(feature = "console")]
+    #[arg(long, value_name = "SOCKET", conflicts_with = "truth")]
+    console: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -162,6 +168,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Before any other thread exists: each thread inherits the filter.
     if args.seccomp {
         seccomp::install()?;
+    }
+    #[cfg(feature = "console")]
+    if let Some(socket) = &args.console {
+        console::listen(socket);
     }
     let scenarios = args.scenarios();
     let truth = args.create_truth(&scenarios)?;

@@ -6,8 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+#[cfg(not(feature = "console"))]
+use tokio::task as start;
 use tokio::task::{JoinHandle, LocalSet};
 
+#[cfg(feature = "console")]
+use crate::console as start;
 use crate::truth;
 
 /// Whether tasks belong to a LocalSet.
@@ -51,9 +55,9 @@ where
 {
     truth::spawned::<F>();
     if LOCAL.load(Ordering::Relaxed) {
-        tokio::task::spawn_local(Measured { name, future })
+        start::spawn_local(Measured { name, future })
     } else {
-        tokio::spawn(Measured { name, future })
+        start::spawn(Measured { name, future })
     }
 }
 
@@ -64,7 +68,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     truth::spawned::<F>();
-    tokio::spawn(Measured { name, future })
+    start::spawn(Measured { name, future })
 }
 
 /// Runs tasks to their end on a runtime and a `LocalSet` of this thread's own: they need not be `Send`.
@@ -88,7 +92,7 @@ where
     F: Future<Output = ()> + 'static,
 {
     truth::spawned::<F>();
-    tokio::task::spawn_local(Measured { name, future })
+    start::spawn_local(Measured { name, future })
 }
 
 /// A blocking-pool task. It passes through `raw::poll` too, and blocks no runtime.
@@ -96,7 +100,7 @@ pub fn spawn_blocking<R: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> JoinHandle<R> {
-    tokio::task::spawn_blocking(move || {
+    start::spawn_blocking(move || {
         let start_ns = truth::now();
         let result = work();
         truth::not_blocking(name, start_ns);
