@@ -6,6 +6,7 @@
 //! thread is preempted in between.
 
 mod across_await;
+pub mod console;
 #[cfg(test)]
 mod examples;
 mod holders;
@@ -63,9 +64,6 @@ impl fmt::Display for Check {
 
 /// Prints every figure; fails when one is out of bounds.
 pub fn run(truth: &Path, dir: &Path, only_parts: bool) -> Result<ExitCode> {
-    let read = |path: &Path| {
-        fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
-    };
     let truth = Truth::parse(&read(truth)?)?;
     let report = Reported::parse(&read(&dir.join("report.json"))?)?;
     let flame_ns = total_of_flamegraph(&read(&dir.join("blocking.svg"))?)?;
@@ -82,19 +80,28 @@ pub fn run(truth: &Path, dir: &Path, only_parts: bool) -> Result<ExitCode> {
         checks.extend(spawns::spawns(&truth, &report));
     }
     checks.push(flame(&report, flame_ns));
-    for check in &checks {
-        println!("{check}");
-    }
     for lacking in what_it_lacks(&report) {
         println!("not compared: {lacking}, which the report does not list");
     }
+    Ok(verdict(&checks))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
+}
+
+/// Prints them; a failure if one is wrong.
+fn verdict(checks: &[Check]) -> ExitCode {
+    for check in checks {
+        println!("{check}");
+    }
     let wrong = checks.iter().filter(|check| !check.holds).count();
     println!("{} figures compared, {wrong} wrong", checks.len());
-    Ok(if wrong == 0 {
+    if wrong == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 /// An older report says less.

@@ -13,6 +13,7 @@ mod fuzz;
 mod golden;
 mod packages;
 mod reported;
+mod task_types;
 mod test;
 mod toolchain;
 mod truth;
@@ -76,6 +77,13 @@ enum Command {
         /// Compare long polls and what they are made of alone: on a machine that is too busy for the rest
         #[arg(long)]
         only_parts: bool,
+    },
+    /// Compare what console-subscriber said of the contention workload with what holdup reported, and print the figures
+    CompareConsole {
+        /// What console-reader wrote
+        file: PathBuf,
+        /// The folder that holdup recorded into
+        dir: PathBuf,
     },
     /// Record the scenarios of the contention workload anew for the replay tests; needs root
     Golden {
@@ -150,6 +158,7 @@ fn main() -> ExitCode {
             dir,
             only_parts,
         } => compare::run(&truth, &dir, only_parts),
+        Command::CompareConsole { file, dir } => compare::console::run(&file, &dir),
         Command::Citadel {
             flavour,
             run,

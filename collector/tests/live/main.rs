@@ -11,6 +11,7 @@ mod behaviour;
 mod binaries;
 mod captures;
 mod citadel;
+mod console;
 mod debug_files;
 mod exit_code;
 mod findings;
