@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
 
 use super::Recording;
 use crate::capture::{MissingProbe, ProbeFamily, RuntimeThread};
@@ -14,11 +15,18 @@ use crate::target::thread_local::ThreadLocal;
 use crate::target::worker_index::{Driven, MOST_CONTEXT_WORDS, driven, is_context};
 use crate::target::{AttachPlan, Process};
 
+/// Time that one look may take, with nobody reading the ring buffer meanwhile: of a thread it takes 50 µs.
+const LOOK_LIMIT: Duration = Duration::from_millis(20);
+
 /// What looks at them, and what it has seen so far.
 pub(super) struct RuntimeThreads {
     /// Or why they can't be looked at; None for a program without tasks.
     looks: Option<Result<Looks, String>>,
     has_looked: bool,
+    /// What the first look that failed failed of.
+    failed: Option<String>,
+    /// Where the next look goes on, if one could not look at all threads.
+    next: u32,
     seen: BTreeMap<Tid, RuntimeThread>,
 }
 
@@ -39,6 +47,8 @@ impl RuntimeThreads {
         RuntimeThreads {
             looks: has_tasks.then(|| Looks::new(probes, process, plan)),
             has_looked: false,
+            failed: None,
+            next: 0,
             seen: BTreeMap::new(),
         }
     }
@@ -49,9 +59,18 @@ impl RuntimeThreads {
             return Ok(());
         };
         let memory = File::open(process.proc_path("mem"))?;
-        let threads = looks.pointers.look()?;
+        let mut threads = looks.pointers.look()?;
         let at = probe::now();
+        // First those that the last look did not get to.
+        let next = self.next;
+        threads.sort_by_key(|thread| (thread.tid < next, thread.tid));
+        self.next = 0;
+        let began = Instant::now();
         for thread in &threads {
+            if began.elapsed() > LOOK_LIMIT {
+                self.next = thread.tid;
+                break;
+            }
             let places = looks.contexts.iter();
             let found = places.filter_map(|context| look_twice(&memory, *context, thread.address));
             for driven in found {
@@ -66,9 +85,10 @@ impl RuntimeThreads {
     pub(super) fn family(&self) -> Option<ProbeFamily> {
         let why_not = match self.looks.as_ref()? {
             Err(why) => Some(why.clone()),
-            Ok(_) if !self.has_looked => {
-                Some("the process was gone before it was looked at".to_owned())
-            }
+            Ok(_) if !self.has_looked => Some(match &self.failed {
+                Some(why) => why.clone(),
+                None => "the process was gone before it was looked at".to_owned(),
+            }),
             Ok(_) => None,
         };
         Some(ProbeFamily {
@@ -159,10 +179,14 @@ impl Recording<'_> {
         if self.process.has_exited() {
             return;
         }
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         match self.runtime_threads.look(self.process) {
             Ok(()) => tracing::debug!(took = ?began.elapsed(), "looked at the runtimes' threads"),
-            Err(error) => tracing::warn!("could not look at the runtimes' threads: {error}"),
+            Err(error) if self.runtime_threads.failed.is_none() => {
+                tracing::warn!("could not look at the runtimes' threads: {error}");
+                self.runtime_threads.failed = Some(error.to_string());
+            }
+            Err(_) => {}
         }
     }
 }

@@ -231,9 +231,11 @@ fn task_types(out: &mut String, report: &Report, style: Style) -> fmt::Result {
 /// Where tasks of a type are spawned, in so many columns: the line whole and the function as far as there is room.
 fn spawned_in(entry: &TaskTypeEntry, columns: usize) -> Option<String> {
     let (first, others) = entry.spawned_in.split_first()?;
-    let others = match others.len() {
-        0 => String::new(),
-        others => format!(" or {}", count(others as u64, "other place")),
+    let others = match (others.len(), entry.spawned_elsewhere) {
+        (0, false) => String::new(),
+        (0, true) => " or elsewhere".to_owned(),
+        (others, false) => format!(" or {}", count(others as u64, "other place")),
+        (others, true) => format!(" or at least {}", count(others as u64, "other place")),
     };
     let Some(at) = &first.at else {
         let place = format!("spawned in {}{others}", first.label);

@@ -6,7 +6,7 @@
 //!                         +0 s      +5 s
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use crate::event::Nanos;
 use crate::report::words::{count, duration};
 use crate::report::{Anatomy, FrameKind, LongPollEntry, Report, WorkerEntry, WorkerRole};
 
-/// Lanes that are drawn: of more threads the busiest.
+/// Lanes that are drawn: of more threads those that come first in the report.
 const MOST_LANES: usize = 64;
 /// Long polls that are drawn: of more the longest. A browser shows so many without delay.
 const MOST_POLLS: usize = 5_000;
@@ -27,8 +27,8 @@ const GAP: f64 = 8.0;
 /// Where time begins, right of the threads' names.
 const LEFT: f64 = 190.0;
 const RIGHT: f64 = WIDTH as f64 - 10.0;
-/// Anything narrower could not be seen.
-const NARROWEST: f64 = 1.0;
+/// Anything narrower could not be seen; and much wider than it is, a busy runtime would look like one that stands still.
+const NARROWEST: f64 = 0.4;
 /// Ticks of the axis at most.
 const MOST_TICKS: u64 = 12;
 
@@ -39,8 +39,9 @@ const POOL: &str = "rgb(176,196,176)";
 
 /// Draws `report`. The subtitle is wrapped, and its own line breaks are kept.
 pub fn timeline(report: &Report, title: &str, subtitle: &str) -> Vec<u8> {
-    let lanes: Vec<&WorkerEntry> = report.workers.iter().take(MOST_LANES).collect();
-    let polls = drawn_polls(report);
+    let lanes = lanes(report);
+    let has_lane: BTreeSet<u32> = lanes.iter().map(Lane::tid).collect();
+    let polls = drawn_polls(report, &has_lane);
     let mut notes = wrapped(&format!("{}\n{subtitle}", what_it_is(report, polls.len())));
     notes.retain(|line| !line.is_empty());
 
@@ -56,8 +57,14 @@ pub fn timeline(report: &Report, title: &str, subtitle: &str) -> Vec<u8> {
     }
     let findings = findings_of_polls(report);
     for lane in &lanes {
-        slices(&mut body, lane, y, &scale);
-        for &index in by_thread.get(&lane.tid).into_iter().flatten() {
+        let (thread, role) = lane.name(&report.workers);
+        text(&mut body, 10.0, y + 15.0, &cut(&thread, 24));
+        text(&mut body, 10.0, y + 31.0, &role);
+        rect(&mut body, LEFT, y, RIGHT - LEFT, LANE, IDLE, None);
+        if let Lane::Known(worker) = lane {
+            slices(&mut body, worker, y, &scale);
+        }
+        for &index in by_thread.get(&lane.tid()).into_iter().flatten() {
             let finding = findings.get(&index).copied();
             poll(&mut body, &report.long_polls[index], finding, y, &scale);
         }
@@ -72,9 +79,60 @@ pub fn timeline(report: &Report, title: &str, subtitle: &str) -> Vec<u8> {
     document(title, &notes, &body, y)
 }
 
+/// One thread.
+enum Lane<'a> {
+    /// Of which there are slices.
+    Known(&'a WorkerEntry),
+    /// All that is known of it is a long poll: its first one, which had not ended when the recording did.
+    Polled(&'a LongPollEntry),
+}
+
+impl Lane<'_> {
+    fn tid(&self) -> u32 {
+        match self {
+            Lane::Known(worker) => worker.tid,
+            Lane::Polled(poll) => poll.tid,
+        }
+    }
+
+    /// The thread, and what it is to its runtime.
+    fn name(&self, workers: &[WorkerEntry]) -> (String, String) {
+        let (thread, role) = match self {
+            Lane::Known(worker) => {
+                let role = match worker.role {
+                    WorkerRole::Worker => "worker",
+                    WorkerRole::Scheduler => "runs tasks",
+                    WorkerRole::BlockingPool => "blocking pool",
+                };
+                let part = worker.part(workers);
+                (&worker.thread, part.unwrap_or_else(|| role.to_owned()))
+            }
+            Lane::Polled(poll) => (&poll.thread, "runs tasks".to_owned()),
+        };
+        let thread = thread.as_deref().unwrap_or("thread");
+        (format!("{thread} ({})", self.tid()), role)
+    }
+}
+
+fn lanes(report: &Report) -> Vec<Lane<'_>> {
+    let known: BTreeSet<u32> = report.workers.iter().map(|worker| worker.tid).collect();
+    let others: BTreeMap<u32, &LongPollEntry> = report
+        .long_polls
+        .iter()
+        .filter(|poll| !known.contains(&poll.tid))
+        .map(|poll| (poll.tid, poll))
+        .collect();
+    // Who never came out of a poll comes first.
+    let others = others.into_values().map(Lane::Polled);
+    let all = others.chain(report.workers.iter().map(Lane::Known));
+    all.take(MOST_LANES).collect()
+}
+
 /// Which ones, in the order of their starts.
-fn drawn_polls(report: &Report) -> Vec<usize> {
-    let mut polls: Vec<usize> = (0..report.long_polls.len()).collect();
+fn drawn_polls(report: &Report, has_lane: &BTreeSet<u32>) -> Vec<usize> {
+    let mut polls: Vec<usize> = (0..report.long_polls.len())
+        .filter(|&n| has_lane.contains(&report.long_polls[n].tid))
+        .collect();
     if polls.len() > MOST_POLLS {
         polls.sort_by_key(|&n| std::cmp::Reverse(report.long_polls[n].duration_ns));
         polls.truncate(MOST_POLLS);
@@ -96,11 +154,11 @@ fn what_it_is(report: &Report, drawn: usize) -> String {
     let all = report.summary.long_polls;
     let left_out = all.saturating_sub(drawn as u64);
     if left_out > 0 {
-        let _ = write!(what, " Of {all} the {drawn} longest are drawn.");
+        let _ = write!(what, " {drawn} of {all} are drawn.");
     }
     let threads = report.workers.len().saturating_sub(MOST_LANES);
     if threads > 0 {
-        let more = count(threads as u64, "less busy thread");
+        let more = count(threads as u64, "thread");
         let _ = write!(what, " {more} in report.json alone.");
     }
     what
@@ -142,16 +200,6 @@ impl Scale {
 }
 
 fn slices(out: &mut String, lane: &WorkerEntry, y: f64, scale: &Scale) {
-    let thread = lane.thread.as_deref().unwrap_or("thread");
-    let name = format!("{thread} ({})", lane.tid);
-    let role = match lane.role {
-        WorkerRole::Worker => "worker",
-        WorkerRole::Scheduler => "runs tasks",
-        WorkerRole::BlockingPool => "blocking pool",
-    };
-    text(out, 10.0, y + 15.0, &cut(&name, 24));
-    text(out, 10.0, y + 31.0, role);
-    rect(out, LEFT, y, RIGHT - LEFT, LANE, IDLE, None);
     for slice in &lane.slices {
         let whole = slice.duration_ns.0.max(1) as f64;
         let (x, width) = scale.stretch(slice.start_ns, slice.duration_ns);

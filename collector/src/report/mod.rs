@@ -71,11 +71,12 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
     let victims = correlate::victims(&polls, &capture.events, is_on_pool);
     let wakes = capture.probes.iter().find(|family| family.name == "wakes");
     let sees_wakes = wakes.is_some_and(|family| family.attached > 0);
-    let runtimes = Runtimes::new(&capture.runtime_threads);
+    let has_handoffs = capture.counters.get(wire::COUNTER_HANDOFFS) > 0;
+    let runtimes = Runtimes::new(&capture.runtime_threads, has_handoffs);
     let mut long_polls = long_polls(capture, &polls, &victims, &stacks, &threads, sees_wakes);
     for poll in &mut long_polls {
-        let runtime = runtimes.of(Tid(poll.tid));
-        poll.runtime = runtime.filter(|runtime| !runtime.has_changed);
+        let site = capture.poll_sites.get(poll.poll_site as usize);
+        poll.runtime = runtimes.of_poll(Tid(poll.tid), site.map(|site| site.class));
     }
     let poll_sites = poll_sites(capture, &long_polls);
     let workers = workers::workers(capture, &threads, &runtimes, sees_wakes);

@@ -310,7 +310,8 @@ pub struct LongPollEntry {
     pub tid: u32,
     /// The thread's name.
     pub thread: Option<String>,
-    /// Which runtime the thread drove, and as what, if that was the same whenever it was seen.
+    /// Which runtime the thread drove, and as what, if that was the same whenever it was seen; without a worker where
+    /// `block_in_place` handed workers over in the recording.
     #[serde(default, flatten)]
     pub runtime: Option<RuntimeEntry>,
     /// Address of the task's header.
@@ -702,6 +703,9 @@ pub struct TaskTypeEntry {
     /// not tell.
     #[serde(default)]
     pub spawned_in: Vec<NamedFrame>,
+    /// The code has other ways to spawn them, which could not be followed to a line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spawned_elsewhere: bool,
     /// Different tasks that were polled.
     pub tasks: u64,
     /// How good that is: an upper bound where there were more than holdup remembers, a lower bound where tasks have no

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::words::count;
 use super::{RuntimeEntry, RuntimeFlavor, WorkerEntry};
 use crate::capture::{ProbeFamily, RuntimeThread};
-use crate::event::Tid;
+use crate::event::{SiteClass, Tid};
 
 /// What each thread is to its runtime.
 pub struct Runtimes {
     threads: BTreeMap<Tid, RuntimeEntry>,
+    has_handoffs: bool,
 }
 
 impl Runtimes {
-    /// Numbers the runtimes by the lowest id of their threads.
-    pub fn new(seen: &[RuntimeThread]) -> Runtimes {
+    /// Numbers the runtimes by the lowest id of their threads. Where `block_in_place` handed workers over, threads can have been
+    /// others between two looks.
+    pub fn new(seen: &[RuntimeThread], has_handoffs: bool) -> Runtimes {
         let by_tid: BTreeMap<Tid, &RuntimeThread> =
             seen.iter().map(|thread| (thread.tid, thread)).collect();
         let mut numbers: BTreeMap<u64, u32> = BTreeMap::new();
@@ -36,7 +38,26 @@ impl Runtimes {
                 .into_iter()
                 .map(|(tid, thread)| (tid, entry(thread)))
                 .collect(),
+            has_handoffs,
         }
+    }
+
+    /// What a thread was to its runtime in one poll of `class`, as far as that is certain: a worker can run another runtime
+    /// inside of a poll.
+    pub fn of_poll(&self, tid: Tid, class: Option<SiteClass>) -> Option<RuntimeEntry> {
+        let flavor = match class? {
+            SiteClass::MultiThread => RuntimeFlavor::MultiThread,
+            SiteClass::CurrentThread | SiteClass::BlockOn => RuntimeFlavor::CurrentThread,
+            // A `LocalSet` runs on any.
+            SiteClass::LocalSet | SiteClass::Blocking | SiteClass::Worker | SiteClass::Unknown => {
+                return None;
+            }
+        };
+        let runtime = self.of(tid)?;
+        (runtime.flavor == flavor && !runtime.has_changed).then_some(RuntimeEntry {
+            worker_index: runtime.worker_index.filter(|_| !self.has_handoffs),
+            ..runtime
+        })
     }
 
     /// What a thread is to its runtime, if that was seen.
@@ -118,12 +139,15 @@ mod tests {
     /// By their first threads, wherever they are in memory and in whatever order they were seen.
     #[test]
     fn runtimes_are_numbered_by_their_first_threads() {
-        let runtimes = Runtimes::new(&[
-            seen(31, 0x1000, Some(0)),
-            seen(12, 0x9000, Some(1)),
-            seen(30, 0x9000, Some(0)),
-            seen(20, 0x5000, None),
-        ]);
+        let runtimes = Runtimes::new(
+            &[
+                seen(31, 0x1000, Some(0)),
+                seen(12, 0x9000, Some(1)),
+                seen(30, 0x9000, Some(0)),
+                seen(20, 0x5000, None),
+            ],
+            false,
+        );
         let of = |tid| {
             let entry = runtimes.of(Tid(tid))?;
             Some((entry.runtime, entry.flavor, entry.worker_index))
@@ -134,5 +158,20 @@ mod tests {
         assert_eq!(of(20), Some((2, CurrentThread, None)));
         assert_eq!(of(31), Some((3, MultiThread, Some(0))));
         assert_eq!(of(32), None);
+
+        // A nested runtime's poll, and those of a recording with hand-offs, are not given what may not be theirs.
+        let of_poll = |runtimes: &Runtimes, class| runtimes.of_poll(Tid(30), Some(class));
+        let index = |entry: Option<RuntimeEntry>| entry.map(|entry| entry.worker_index);
+        assert_eq!(
+            index(of_poll(&runtimes, SiteClass::MultiThread)),
+            Some(Some(0))
+        );
+        assert_eq!(of_poll(&runtimes, SiteClass::CurrentThread), None);
+        assert_eq!(of_poll(&runtimes, SiteClass::LocalSet), None);
+        let with_handoffs = Runtimes::new(&[seen(30, 0x9000, Some(0))], true);
+        assert_eq!(
+            index(of_poll(&with_handoffs, SiteClass::MultiThread)),
+            Some(None)
+        );
     }
 }

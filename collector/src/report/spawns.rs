@@ -13,18 +13,36 @@ use crate::target::names::{arguments, split_arguments};
 
 /// Places that are kept of one type of task: more than the code of any instance gives.
 pub const MOST_PLACES: usize = 64;
+/// Addresses of a path, and frames inlined into one another at each, that are looked at: more than a recording has.
+const MOST_ADDRESSES: usize = 16;
+const MOST_INLINED: usize = 256;
 /// Types inside of types that are looked at.
 const MOST_COMPONENTS: usize = 64;
 
-/// The places where tasks of an instance are spawned, perhaps more than once.
-pub fn places(capture: &Capture, site: &PollSite, rules: &Rules) -> Vec<NamedFrame> {
+/// Where tasks of an instance are spawned.
+pub struct Places {
+    /// Perhaps more than once.
+    pub known: Vec<NamedFrame>,
+    /// There are ways to spawn them that lead to no line.
+    pub has_others: bool,
+}
+
+/// Of an instance's paths.
+pub fn places(capture: &Capture, site: &PollSite, rules: &Rules) -> Places {
     let wrapped = wrapped_futures(site.future.as_deref().unwrap_or_default());
-    let mut places: Vec<NamedFrame> = Vec::new();
+    let mut places = Places {
+        known: Vec::new(),
+        has_others: site.spawn_paths.len() > MOST_PLACES,
+    };
     for path in site.spawn_paths.iter().take(MOST_PLACES) {
         let frames = SymbolTable::lookup_addresses(&path.0)
+            .take(MOST_ADDRESSES)
             .filter_map(|address| capture.symbols.frames.get(&address))
-            .flatten();
-        places.extend(place(frames, &wrapped, rules));
+            .flat_map(|frames| frames.iter().take(MOST_INLINED));
+        match place(frames, &wrapped, rules) {
+            Some(place) => places.known.push(place),
+            None => places.has_others = true,
+        }
     }
     places
 }

@@ -47,6 +47,7 @@ pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry], rules: &Rules) -> 
                 future: site.future.clone(),
                 class: site.class,
                 spawned_in: Vec::new(),
+                spawned_elsewhere: false,
                 tasks: 0,
                 tasks_certainty,
                 polls: 0,
@@ -62,10 +63,9 @@ pub fn group(capture: &Capture, poll_sites: &[PollSiteEntry], rules: &Rules) -> 
             };
             (entry, Histogram::default())
         });
-        spawns::add(
-            &mut entry.spawned_in,
-            spawns::places(capture, recorded, rules),
-        );
+        let places = spawns::places(capture, recorded, rules);
+        spawns::add(&mut entry.spawned_in, places.known);
+        entry.spawned_elsewhere |= places.has_others;
         entry.tasks = entry.tasks.saturating_add(site.tasks);
         entry.polls = entry.polls.saturating_add(site.polls);
         entry.total_ns += site.total_ns;

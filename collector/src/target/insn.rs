@@ -297,14 +297,21 @@ pub fn look_like_addresses(code: &[u8], vaddr: u64) -> impl Iterator<Item = (u64
     })
 }
 
-/// Whether one of the instructions of function `code` at `vaddr` ends at `next`.
-pub fn ends_at(code: &[u8], vaddr: u64, next: u64) -> bool {
+/// Whether one of the calls and jumps of function `code` at `vaddr` ends at `next`.
+pub fn transfers_before(code: &[u8], vaddr: u64, next: u64) -> bool {
     let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     while decoder.can_decode() && decoder.ip() < next {
         decoder.decode_out(&mut instruction);
     }
-    decoder.ip() == next
+    let is_transfer = matches!(
+        instruction.flow_control(),
+        FlowControl::Call
+            | FlowControl::IndirectCall
+            | FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+    );
+    decoder.ip() == next && is_transfer
 }
 
 /// Where the calls of one of `callees` in function `code` at `vaddr` return to.
@@ -730,10 +737,11 @@ mod tests {
         assert_eq!(found, [0x1005, 0x100b, 0x1017]);
         let are_calls: Vec<bool> = found
             .iter()
-            .map(|next| ends_at(&code, 0x1000, *next))
+            .map(|next| transfers_before(&code, 0x1000, *next))
             .collect();
         assert_eq!(are_calls, [true, true, false]);
-        assert!(ends_at(&code, 0x1000, 0x1010) && !ends_at(&code, 0x1000, 0x2000));
+        let before = |next| transfers_before(&code, 0x1000, next);
+        assert!(before(0x1010) && !before(0x101a) && !before(0x2000));
     }
 
     /// Jumps to other functions are found beside calls; addresses are found where an instruction takes them.
@@ -958,7 +966,7 @@ mod tests {
             };
             assert!(look_like_calls(code, u64::MAX - 8).count() <= code.len());
             assert!(look_like_addresses(code, u64::MAX - 8).count() <= code.len());
-            ends_at(code, u64::MAX - 8, seed);
+            transfers_before(code, u64::MAX - 8, seed);
             assert!(returns_of_calls(code, u64::MAX - 8, &callees).count() <= code.len());
             dereferences_first_argument(code);
             reads_first_argument(code);

@@ -167,26 +167,32 @@ impl<'a, 'data> Callers<'a, 'data> {
     /// Adds to each path the calls that lead there.
     fn follow(&mut self, paths: &mut Vec<Vec<u64>>) {
         for _ in 0..MOST_CALLS {
-            let mut longer = Vec::new();
-            for (n, path) in paths.iter().enumerate() {
-                let rest = paths.len() - n - 1;
+            let with_callers = std::mem::take(paths).into_iter().map(|path| {
                 let callers = match path[..] {
                     [at] => self.callers(at),
                     // The byte before a return address is the call's, also where the call ends its function.
                     [.., return_addr] => self.callers(return_addr.saturating_sub(1)),
                     [] => Vec::new(),
                 };
-                if callers.is_empty() || longer.len() + callers.len() + rest > MOST_PATHS {
-                    longer.push(path.clone());
-                } else {
-                    longer.extend(callers.into_iter().map(|caller| {
-                        let path = path.iter().copied();
-                        path.chain([caller]).collect()
-                    }));
+                (path, callers)
+            });
+            let mut with_callers: Vec<(Vec<u64>, Vec<u64>)> = with_callers.collect();
+            // Those with few first: they are Tokio's own, and the others' many leave no room for them.
+            with_callers.sort_by_key(|(_, callers)| callers.len());
+            let mut is_done = true;
+            let mut rest = with_callers.len();
+            for (path, callers) in with_callers {
+                rest -= 1;
+                if callers.is_empty() || paths.len() + callers.len() + rest > MOST_PATHS {
+                    paths.push(path);
+                    continue;
                 }
+                is_done = false;
+                paths.extend(callers.into_iter().map(|caller| {
+                    let path = path.iter().copied();
+                    path.chain([caller]).collect()
+                }));
             }
-            let is_done = longer == *paths;
-            *paths = longer;
             if is_done {
                 return;
             }
@@ -219,7 +225,7 @@ impl<'a, 'data> Callers<'a, 'data> {
         (vaddr < *end).then_some((*start, *end))
     }
 
-    /// Whether an instruction ends at `next`.
+    /// Whether a call or a jump ends at `next`.
     fn is_call(&mut self, next: u64) -> bool {
         if let Some(known) = self.verified.get(&next) {
             return *known;
@@ -232,7 +238,7 @@ impl<'a, 'data> Callers<'a, 'data> {
                 match self.budget.checked_sub(bytes.len()) {
                     Some(rest) => {
                         self.budget = rest;
-                        insn::ends_at(bytes, start, next)
+                        insn::transfers_before(bytes, start, next)
                     }
                     None => false,
                 }

@@ -18,10 +18,11 @@ use crate::target::Elf;
 /// Rows of one table at most: forty times what a binary of 100 MB has, and all that the kernel's maps hold.
 const MOST_ROWS: usize = 8 << 20;
 
-/// CPU time that one table may take: forty times what a binary of 100 MB does. A file can be made to take hours.
+/// CPU time that one table may take: thirty times what a binary of 100 MB does. A file can be made to take hours.
 const TIME_LIMIT: Duration = Duration::from_secs(4);
-/// The time is looked at once for so many functions: asking costs as much as making one's rows.
-const FUNCTIONS_A_LOOK: usize = 64;
+/// The time is looked at once for so many functions: asking costs as much as making one's rows, and a file can make one of them
+/// as dear as it likes.
+const FUNCTIONS_A_LOOK: usize = 8;
 
 /// Of this thread: others of a busy machine don't shorten what is read.
 fn cpu_time() -> Duration {

@@ -4,6 +4,7 @@ use holdup::capture::{ProbeFamily, RuntimeThread};
 use holdup::event::{Tid, Timestamp};
 use holdup::render;
 use holdup::report::{Report, RuntimeFlavor, WorkerRole};
+use holdup_probe_ebpf::wire;
 
 use crate::{recording, reported};
 
@@ -23,6 +24,7 @@ fn report_of(
     change(&mut seen);
     let bytes = recording::with_workers([201, 202, 203], |rest| {
         rest.runtime_threads = seen;
+        rest.counters[wire::COUNTER_HANDOFFS as usize] = 0;
         rest.probes.push(ProbeFamily {
             name: ProbeFamily::WORKER_INDEX.to_owned(),
             attached: 1,

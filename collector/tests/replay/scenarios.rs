@@ -85,7 +85,10 @@ fn scenarios_tell_what_they_told() {
 #[test]
 fn long_polls_in_the_timeline() {
     for scenario in ["anatomy", "mixed", "queue"] {
-        let (_, report) = reported(&capture_of(scenario)).expect("a capture");
+        let (_, mut report) = reported(&capture_of(scenario)).expect("a capture");
+        // A thread that never came out of its first poll is in no slice.
+        let stuck = report.long_polls[0].tid;
+        report.workers.retain(|worker| worker.tid != stuck);
         let drawn = render::timeline(&report, "title", "coverage");
         let drawn = String::from_utf8(drawn).expect("text");
         // By what is told of the poll: a rectangle for each of its parts.
@@ -104,9 +107,7 @@ fn long_polls_in_the_timeline() {
                 *heights.entry(tip).or_default() += height.expect("a number");
             }
         }
-        let is_listed = |tid| report.workers.iter().any(|worker| worker.tid == tid);
-        let polls = report.long_polls.iter().filter(|poll| is_listed(poll.tid));
-        assert_eq!(heights.len(), polls.count(), "{scenario}");
+        assert_eq!(heights.len(), report.long_polls.len(), "{scenario}");
         assert!(heights.len() > 10, "{scenario}: {}", heights.len());
         for (tip, height) in heights {
             assert!((height - 40.0).abs() < 0.05, "{scenario}: {height}: {tip}");

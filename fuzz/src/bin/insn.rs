@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     };
     assert!(insn::look_like_calls(code, address).count() <= code.len());
     assert!(insn::look_like_addresses(code, address).count() <= code.len());
-    let _ = insn::ends_at(code, address, u64::MAX);
+    let _ = insn::transfers_before(code, address, u64::MAX);
     assert!(insn::returns_of_calls(code, address, &callees).count() <= code.len());
     let _ = insn::argument_compared_with(code, 1);
     let _ = (

@@ -106,8 +106,13 @@ impl Beside {
         if console.total_ns >= console.polls.max(1) * LONG_NS {
             beside.time_ns = [console.total_ns, holdup.total_ns];
         }
-        let long = longest_first(console).take_while(|&ns| ns >= LONG_NS);
-        for (console, holdup) in long.zip(longest_first(holdup).chain(repeat(0))) {
+        // A poll that is long for holdup alone counts too; twice as long, because near the limit either may be on either side.
+        let both = longest_first(console)
+            .chain(repeat(0))
+            .zip(longest_first(holdup).chain(repeat(0)));
+        for (console, holdup) in
+            both.take_while(|&(console, holdup)| console >= LONG_NS || holdup >= 2 * LONG_NS)
+        {
             beside.long += 1;
             beside.long_ns += console;
             beside.apart_ns += console.abs_diff(holdup);
