@@ -1,7 +1,7 @@
 //! What a report says, as far as xtask needs it. What enters: the text of `report.json`. What leaves: the
 //! numbers that are compared with a truth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -13,6 +13,8 @@ use crate::truth::{CodeLine, Span, address};
 pub struct LongPoll {
     pub tid: u32,
     pub span: Span,
+    /// Of what was given to `block_on`, which is no task.
+    pub is_of_root: bool,
     /// How much of it the thread waited for a CPU.
     pub run_queue_ns: u64,
     /// How much of its time on-CPU a hypervisor had taken, at least.
@@ -97,6 +99,14 @@ impl Reported {
             start_ns: number(&report, "/capture/started_monotonic_ns")?,
             ns: number(&report, "/capture/duration_ns")?,
         };
+        let mut roots = BTreeSet::new();
+        // Older reports have no such list.
+        let sites = report.pointer("/poll_sites").and_then(Value::as_array);
+        for site in sites.into_iter().flatten() {
+            if string(site, "/class")? == "block_on" {
+                roots.insert(number(site, "/id")?);
+            }
+        }
         let mut long_polls = Vec::new();
         for poll in array(&report, "/long_polls")? {
             let span = Span {
@@ -107,6 +117,7 @@ impl Reported {
             long_polls.push(LongPoll {
                 tid: thread(poll)?,
                 span,
+                is_of_root: number(poll, "/poll_site").is_ok_and(|site| roots.contains(&site)),
                 run_queue_ns: number(poll, "/anatomy/run_queue_ns")?,
                 // Older reports don't say.
                 stolen_ns: number(poll, "/anatomy/stolen_ns").unwrap_or(0),

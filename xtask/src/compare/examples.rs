@@ -49,6 +49,7 @@ pub fn report(polls: &[(u32, Span)]) -> Reported {
             .map(|&(tid, span)| LongPoll {
                 tid,
                 span,
+                is_of_root: false,
                 run_queue_ns: 0,
                 stolen_ns: 0,
                 on_cpu_ns: span.ns,
