@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::truth::json_lines;
+
 /// What was seen of the tasks that run one function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskType {
@@ -57,10 +59,8 @@ pub fn of_report(text: &str) -> Result<TaskTypes> {
 pub fn of_console(text: &str) -> Result<TaskTypes> {
     let mut types = TaskTypes::new();
     let mut is_complete = false;
-    for (index, line) in text.lines().enumerate() {
-        let line: Line = serde_json::from_str(line)
-            .with_context(|| format!("line {} of console-reader is unreadable", index + 1))?;
-        match line {
+    for line in json_lines(text, "console-reader") {
+        match line? {
             Line::Task(task) => add(&mut types, task)?,
             Line::End { dropped } => {
                 ensure!(dropped == 0, "console-subscriber lost {dropped} events");

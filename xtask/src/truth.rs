@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// A stretch of CLOCK_MONOTONIC, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,16 +211,24 @@ enum Line {
     Other,
 }
 
+/// Each line of a text `of` somebody; which one can't be read is said.
+pub fn json_lines<'a, T: DeserializeOwned + 'a>(
+    text: &'a str,
+    of: &'a str,
+) -> impl Iterator<Item = Result<T>> + 'a {
+    (1..).zip(text.lines()).map(move |(number, line)| {
+        serde_json::from_str(line).with_context(|| format!("line {number} of {of} is unreadable"))
+    })
+}
+
 impl Truth {
     /// Reads a truth file; an incomplete one is an error, because what it leaves out would count
     /// as reported wrongly.
     pub fn parse(text: &str) -> Result<Self> {
         let mut truth = Self::default();
         let mut complete = false;
-        for (index, line) in text.lines().enumerate() {
-            let line: Line = serde_json::from_str(line)
-                .with_context(|| format!("line {} of the truth is unreadable", index + 1))?;
-            match line {
+        for line in json_lines(text, "the truth") {
+            match line? {
                 Line::Lock {
                     lock,
                     family,

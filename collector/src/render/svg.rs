@@ -385,16 +385,7 @@ fn header(subtitle: &[String]) -> (String, usize) {
         "</style>",
     ));
     let title_bottom = 2 * FONT_SIZE + 8;
-    let mut y = title_bottom;
-    for line in subtitle {
-        y += LINE_HEIGHT;
-        let _ = write!(
-            header,
-            "<text class=\"coverage\" x=\"50%\" y=\"{}\">{}</text>",
-            y - 4,
-            escaped(line)
-        );
-    }
+    let mut y = coverage(&mut header, subtitle, title_bottom);
     header.push_str("<g id=\"legend\">");
     y += 6;
     let code = ORIGINS.map(|(_, name, color)| (name, color));
@@ -458,15 +449,7 @@ fn empty(what: &str, title: &str, subtitle: &[String]) -> String {
         y,
         escaped(&cut(&shown(title), 100)),
     );
-    y += 4;
-    for line in subtitle {
-        y += LINE_HEIGHT;
-        let _ = write!(
-            svg,
-            "<text class=\"coverage\" x=\"50%\" y=\"{y}\">{}</text>",
-            escaped(line)
-        );
-    }
+    y = coverage(&mut svg, subtitle, y + 8) - 4;
     y += 2 * LINE_HEIGHT;
     let _ = write!(
         svg,
@@ -474,6 +457,20 @@ fn empty(what: &str, title: &str, subtitle: &[String]) -> String {
         escaped(&shown(what))
     );
     svg
+}
+
+/// Adds the lines of a subtitle from `y` on, and returns where they end.
+pub(super) fn coverage(svg: &mut String, lines: &[String], mut y: usize) -> usize {
+    for line in lines {
+        y += LINE_HEIGHT;
+        let _ = write!(
+            svg,
+            "<text class=\"coverage\" x=\"50%\" y=\"{}\">{}</text>",
+            y - 4,
+            escaped(line)
+        );
+    }
+    y
 }
 
 pub(super) fn escaped(text: &str) -> String {

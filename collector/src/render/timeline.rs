@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::svg::{
-    BACKGROUND, FONT_SIZE, LINE_HEIGHT, WIDTH, cut, escaped, kind_color, shown, wrapped,
+    BACKGROUND, FONT_SIZE, LINE_HEIGHT, WIDTH, coverage, cut, escaped, kind_color, shown, wrapped,
 };
 use crate::event::Nanos;
 use crate::report::words::{count, duration};
@@ -380,14 +380,7 @@ fn document(title: &str, notes: &[String], body: &str, height: f64) -> Vec<u8> {
         y = 2 * FONT_SIZE - 4,
         title = escaped(&cut(&shown(title), 100)),
     );
-    for (n, line) in (1..).zip(notes) {
-        let y = 2 * FONT_SIZE + n * LINE_HEIGHT - 4;
-        let _ = write!(
-            svg,
-            "<text class=\"coverage\" x=\"50%\" y=\"{y}\">{}</text>",
-            escaped(line)
-        );
-    }
+    coverage(&mut svg, notes, 2 * FONT_SIZE);
     svg.push_str(body);
     svg.push_str("</svg>\n");
     svg.into_bytes()

@@ -102,7 +102,16 @@ pub struct Symbol<'data> {
     pub size: u64,
 }
 
-impl Symbol<'_> {
+impl<'data> Symbol<'data> {
+    /// None where its name is no text.
+    fn of(symbol: &impl object::ObjectSymbol<'data>) -> Option<Symbol<'data>> {
+        Some(Symbol {
+            mangled: symbol.name().ok()?,
+            vaddr: symbol.address(),
+            size: symbol.size(),
+        })
+    }
+
     /// The name for people, without hash.
     pub fn demangled(&self) -> String {
         demangle(self.mangled).into_owned()
@@ -203,13 +212,7 @@ impl<'data> Elf<'data> {
             .symbols()
             .chain(self.file.dynamic_symbols())
             .filter(|symbol| symbol.is_definition() && symbol.kind() == object::SymbolKind::Text)
-            .filter_map(|symbol| {
-                Some(Symbol {
-                    mangled: symbol.name().ok()?,
-                    vaddr: symbol.address(),
-                    size: symbol.size(),
-                })
-            })
+            .filter_map(|symbol| Symbol::of(&symbol))
     }
 
     /// Global names in the code that nobody declared to be functions: hand-written assembly is often so.
@@ -232,13 +235,7 @@ impl<'data> Elf<'data> {
                     && symbol.is_global()
                     && symbol.section_index().is_some_and(is_in_code)
             })
-            .filter_map(|symbol| {
-                Some(Symbol {
-                    mangled: symbol.name().ok()?,
-                    vaddr: symbol.address(),
-                    size: symbol.size(),
-                })
-            })
+            .filter_map(|symbol| Symbol::of(&symbol))
     }
 
     /// What each thread has a copy of, if there is anything.
@@ -258,13 +255,7 @@ impl<'data> Elf<'data> {
         self.file
             .symbols()
             .filter(|symbol| !symbol.is_undefined() && symbol.kind() == object::SymbolKind::Tls)
-            .filter_map(|symbol| {
-                Some(Symbol {
-                    mangled: symbol.name().ok()?,
-                    vaddr: symbol.address(),
-                    size: symbol.size(),
-                })
-            })
+            .filter_map(|symbol| Symbol::of(&symbol))
     }
 
     /// Pointers in the data: where each is, and what it points to, both virtual addresses. From the
