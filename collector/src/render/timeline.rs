@@ -39,10 +39,13 @@ const POOL: &str = "rgb(176,196,176)";
 
 /// Draws `report`. The subtitle is wrapped, and its own line breaks are kept.
 pub fn timeline(report: &Report, title: &str, subtitle: &str) -> Vec<u8> {
-    let lanes = lanes(report);
+    let mut lanes = lanes(report);
+    let threads_left_out = lanes.len().saturating_sub(MOST_LANES);
+    lanes.truncate(MOST_LANES);
     let has_lane: BTreeSet<u32> = lanes.iter().map(Lane::tid).collect();
     let polls = drawn_polls(report, &has_lane);
-    let mut notes = wrapped(&format!("{}\n{subtitle}", what_it_is(report, polls.len())));
+    let what_it_is = what_it_is(report, polls.len(), threads_left_out);
+    let mut notes = wrapped(&format!("{what_it_is}\n{subtitle}"));
     notes.retain(|line| !line.is_empty());
 
     let mut body = String::new();
@@ -114,6 +117,7 @@ impl Lane<'_> {
     }
 }
 
+/// All threads.
 fn lanes(report: &Report) -> Vec<Lane<'_>> {
     let known: BTreeSet<u32> = report.workers.iter().map(|worker| worker.tid).collect();
     let others: BTreeMap<u32, &LongPollEntry> = report
@@ -124,8 +128,9 @@ fn lanes(report: &Report) -> Vec<Lane<'_>> {
         .collect();
     // Who never came out of a poll comes first.
     let others = others.into_values().map(Lane::Polled);
-    let all = others.chain(report.workers.iter().map(Lane::Known));
-    all.take(MOST_LANES).collect()
+    others
+        .chain(report.workers.iter().map(Lane::Known))
+        .collect()
 }
 
 /// Which ones, in the order of their starts.
@@ -141,7 +146,7 @@ fn drawn_polls(report: &Report, has_lane: &BTreeSet<u32>) -> Vec<usize> {
     polls
 }
 
-fn what_it_is(report: &Report, drawn: usize) -> String {
+fn what_it_is(report: &Report, drawn: usize, threads_left_out: usize) -> String {
     let info = &report.capture;
     let started = UNIX_EPOCH.checked_add(Duration::from_nanos(info.started_unix_ns));
     let started = started.map_or_else(String::new, |started| {
@@ -156,9 +161,8 @@ fn what_it_is(report: &Report, drawn: usize) -> String {
     if left_out > 0 {
         let _ = write!(what, " {drawn} of {all} are drawn.");
     }
-    let threads = report.workers.len().saturating_sub(MOST_LANES);
-    if threads > 0 {
-        let more = count(threads as u64, "thread");
+    if threads_left_out > 0 {
+        let more = count(threads_left_out as u64, "thread");
         let _ = write!(what, " {more} in report.json alone.");
     }
     what
