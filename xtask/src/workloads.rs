@@ -221,23 +221,29 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
         return split(binaries, &whole, &built);
     }
 
-    let mut cargo = Command::new("cargo");
-    command::clear_cargo_environment(&mut cargo);
     let target_dir = cache
         .join("target")
         .join(format!("{}-{}", workload.name(), settings.name));
-    cargo
-        .args(["build", "--release", "--workspace", "--locked", "--quiet"])
-        .args(settings.features())
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .current_dir(workload.source())
-        .envs(settings.environment());
-    if workload == Workload::Citadel {
-        citadel::prepare(&mut cargo)?;
-    }
-    command::run(&mut cargo)
-        .with_context(|| format!("could not build the workload {}", workload.name()))?;
+    let cargo = |does: &str, more: &[&str]| -> Result<()> {
+        let mut cargo = Command::new("cargo");
+        command::clear_cargo_environment(&mut cargo);
+        cargo
+            .args([does, "--release", "--workspace", "--locked", "--quiet"])
+            .args(more)
+            .arg("--target-dir")
+            .arg(&target_dir)
+            .current_dir(workload.source())
+            .envs(settings.environment());
+        if workload == Workload::Citadel {
+            citadel::prepare(&mut cargo)?;
+        }
+        command::run(&mut cargo)
+            .with_context(|| format!("could not {does} the workload {}", workload.name()))
+    };
+    // What it depends on stays built; its own crates don't: of two checkouts cargo takes the sources for the same that are not
+    // newer than what was built last.
+    cargo("clean", &[])?;
+    cargo("build", settings.features())?;
 
     publish(&built.folder, |unfinished| {
         for binary in binaries {
