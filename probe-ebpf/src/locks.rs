@@ -224,8 +224,8 @@ pub fn lock_return(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
     // SAFETY: the running thread's record, which only this thread writes.
     unsafe {
         let thread = record;
-        let entry_stack_pointer =
-            registers::stack_pointer(&ctx).wrapping_sub(registers::return_pops());
+        (*thread).entered = registers::returned(&ctx);
+        let entry_stack_pointer = (*thread).entered.stack_pointer;
         drop_left(thread, entry_stack_pointer.wrapping_sub(1));
         let depth = (*thread).lock_depth;
         if depth == 0 || (*frame(thread, depth - 1)).stack_pointer != entry_stack_pointer {

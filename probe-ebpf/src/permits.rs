@@ -76,6 +76,7 @@ pub fn acquire_return(ctx: RetProbeContext) -> u32 {
     };
     // SAFETY: the running thread's record.
     unsafe {
+        (*thread).entered = registers::returned(&ctx);
         let call = (*thread).acquire_call;
         (*thread).acquire_call.acquire = 0;
         if call.acquire == 0 {

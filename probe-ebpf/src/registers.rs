@@ -82,6 +82,15 @@ pub fn entered(ctx: &ProbeContext) -> wire::Entered {
     }
 }
 
+/// The function that has just returned, as a return probe sees it.
+#[inline(always)]
+pub fn returned(ctx: &ProbeContext) -> wire::Entered {
+    wire::Entered {
+        stack_pointer: stack_pointer(ctx).wrapping_sub(return_pops()),
+        return_address: register!(ctx, x86_64: 128, aarch64: 256),
+    }
+}
+
 /// How much higher the stack pointer is after the return than at the first instruction.
 #[inline(always)]
 pub fn return_pops() -> u64 {
@@ -156,6 +165,8 @@ pub mod saved {
     // Of a system call, as long as it goes on: its number (orig_rax) and what it was given first.
     index!(system_call, x86_64: 15, aarch64: 8);
     index!(system_call_argument, x86_64: 14, aarch64: 0);
+    // What a function returned.
+    index!(return_value, x86_64: 10, aarch64: 0);
     // All of them.
     index!(count, x86_64: 21, aarch64: 34);
 }

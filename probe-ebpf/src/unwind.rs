@@ -111,6 +111,11 @@ fn take(scratch: *mut Scratch, kind: u32, less: u64) -> u64 {
                     walk.pc -= 1;
                 } else if has_half_pushed(ranges, walk) {
                     walk.stack_pointer += 8;
+                } else if walk
+                    .instances
+                    .is_leaving_trampoline(walk.pc, walk.stack_pointer)
+                {
+                    walk.stack_pointer += return_probes::PUSHED;
                 }
             }
             let mut context = Context { ranges, scratch };
@@ -160,11 +165,14 @@ fn is_before_first_instruction(ranges: *const Ranges, walk: &Walk) -> bool {
 /// no return address, but the word above it is one, or was until a return probe replaced it.
 #[inline(always)]
 fn has_half_pushed(ranges: *const Ranges, walk: &Walk) -> bool {
-    let Some(pushed) = no_cfi::push_pending(walk.pc, walk.stack_pointer) else {
+    if !no_cfi::push_pending(walk.pc) {
         return false;
-    };
+    }
     let entry = walk.stack_pointer.wrapping_add(8);
-    tables::find(ranges, pushed.wrapping_sub(1)).is_err()
+    // What was pushed can point to code, too: the register may hold a function that is called through it.
+    let returns = no_cfi::return_address_at(walk.stack_pointer)
+        .is_some_and(|word| tables::find(ranges, word.wrapping_sub(1)).is_ok());
+    !returns
         && tables::find(ranges, walk.pc).is_ok_and(|found| found.start == walk.pc)
         && (walk.instances.is_innermost(entry) || no_cfi::return_address_at(entry).is_some())
 }
@@ -229,7 +237,7 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
     // SAFETY: the caller's promise.
     let (ranges, scratch) = unsafe { ((*context).ranges, (*context).scratch) };
     // SAFETY: claimed by this program.
-    let walk = unsafe { &mut (*scratch).walk };
+    let (walk, saved) = unsafe { (&mut (*scratch).walk, &(*scratch).registers) };
     push(scratch, walk);
     let place = walk.pc.wrapping_sub(u64::from(walk.is_exact == 0));
     let found = match tables::find(ranges, place) {
@@ -239,7 +247,11 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
             // innermost frame. The kernel's page for it may have been mapped since user space looked.
             if walk.frames == 1
                 && why != NO_CHUNK_NO_TABLE
-                && let Some(left) = walk.instances.on_trampoline(walk.pc, walk.stack_pointer)
+                && let Some(left) = walk.instances.on_trampoline(
+                    walk.pc,
+                    walk.stack_pointer,
+                    saved[saved::return_value()],
+                )
             {
                 walk.pc = left.return_address;
                 walk.stack_pointer = left.stack_pointer;

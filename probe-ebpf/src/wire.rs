@@ -923,7 +923,7 @@ pub struct AcquireCall {
     pub queued: u64,
 }
 
-/// A function with a return probe that a thread has entered.
+/// A function with a return probe that a thread has entered, or left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Entered {
@@ -1012,7 +1012,7 @@ pub struct Thread {
     pub locks: [LockFrame; LOCK_DEPTH],
     /// The call of `Acquire::poll` under way.
     pub acquire_call: AcquireCall,
-    /// The last function with a return probe.
+    /// The function with a return probe that it has entered or left last.
     pub entered: Entered,
     /// What the active poll has acquired after waiting; the oldest make room.
     pub acquired: [Acquired; ACQUIRED],

@@ -98,15 +98,11 @@ pub fn trap_pending(pc: u64, stack_pointer: u64) -> Option<u64> {
 }
 
 /// Whether the kernel may be emulating a probed push, and has moved the stack pointer and not yet the program counter: then
-/// the word at the stack pointer, which is returned, is what was pushed. (Seen on virtual machines, where the clock's
-/// interrupt often comes right behind a write to user memory.)
+/// the word at the stack pointer is what was pushed. (Seen on virtual machines, where the clock's interrupt often comes right
+/// behind a write to user memory.)
 #[inline(always)]
-pub fn push_pending(pc: u64, stack_pointer: u64) -> Option<u64> {
-    let mut pushed = 0;
-    (!config::is_aarch64()
-        && code_before(pc.wrapping_add(1)) >> 56 == BREAKPOINT
-        && read_word(stack_pointer, &mut pushed))
-    .then_some(pushed)
+pub fn push_pending(pc: u64) -> bool {
+    !config::is_aarch64() && code_before(pc.wrapping_add(1)) >> 56 == BREAKPOINT
 }
 
 /// The word there, if it is a return address as far as the code in front of where it leads tells.

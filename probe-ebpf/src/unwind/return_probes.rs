@@ -7,7 +7,8 @@
 //!
 //! `stack` is the stack pointer at the function's entry. Where several probes are on one function it comes
 //! several times, each time with the same original. The kernel replaces the return address first and puts the original
-//! into the list then: in between it is known to our own entry probe alone.
+//! into the list then: in between it is known to our own entry probe alone. When the function has returned, it takes the
+//! original off the list first and puts it on the stack last: in between it is known to our own return probe alone.
 
 use core::ffi::c_void;
 
@@ -24,7 +25,7 @@ pub struct Instances {
     next: u64,
     /// Its `stack`.
     stack: u64,
-    /// What the entry probes of the thread saw last, of whoever has a record.
+    /// What the entry and return probes of the thread saw last, of whoever has a record.
     entered: wire::Entered,
 }
 
@@ -32,6 +33,9 @@ const NOTHING: wire::Entered = wire::Entered {
     stack_pointer: 0,
     return_address: 0,
 };
+
+/// Bytes that the trampoline pushes.
+pub const PUSHED: u64 = 3 * 8;
 
 /// Instances that are passed over at one frame: more than one only where several probes are on one function.
 const AT_ONE_FRAME: u32 = 8;
@@ -106,9 +110,16 @@ impl Instances {
     /// ```text
     ///   0: push %rax; push %rcx; push %r11; mov $NR,%rax; syscall   d: pop %r11   f: pop %rcx   10: ret
     /// ```
+    ///
+    /// While the system call has put the instruction pointer back here and not yet the original on the stack, what was pushed
+    /// first is still there: what the function returned, which is in its register, too.
     #[inline(always)]
-    pub fn on_trampoline(&mut self, pc: u64, stack_pointer: u64) -> Option<Left> {
-        const PUSHED: u64 = 3 * 8;
+    pub fn on_trampoline(
+        &mut self,
+        pc: u64,
+        stack_pointer: u64,
+        return_value: u64,
+    ) -> Option<Left> {
         const LENGTH: u64 = 0x11;
         if !is_trampoline(pc, LENGTH) {
             return None;
@@ -129,10 +140,34 @@ impl Instances {
             _ => return None,
         };
         let mut return_address = 0;
-        read_word(original, &mut return_address).then_some(Left {
+        if !read_word(original, &mut return_address) {
+            return None;
+        }
+        if pc & 0xfff == 0xd
+            && return_address == return_value
+            && self.entered.stack_pointer == original
+        {
+            count(wire::COUNTER_RETURN_ADDRESSES_RESTORED);
+            return_address = self.entered.return_address;
+        }
+        Some(Left {
             return_address,
             stack_pointer: original.wrapping_add(pops),
         })
+    }
+
+    /// Whether a thread that seems to have returned is still in the trampoline's system call, which has set the instruction
+    /// pointer to the original already, and the stack pointer back to what the trampoline had pushed. The code behind the call
+    /// would have to have gone back to its first instruction with so much more on the stack, which no alignment allows.
+    #[inline(always)]
+    pub fn is_leaving_trampoline(&self, pc: u64, stack_pointer: u64) -> bool {
+        !config::is_aarch64()
+            && pc == self.entered.return_address
+            && stack_pointer.wrapping_add(PUSHED)
+                == self
+                    .entered
+                    .stack_pointer
+                    .wrapping_add(registers::return_pops())
     }
 }
 
