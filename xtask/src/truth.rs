@@ -15,6 +15,13 @@ pub struct Span {
 }
 
 impl Span {
+    pub fn between(start_ns: u64, end_ns: u64) -> Self {
+        Self {
+            start_ns,
+            ns: end_ns.saturating_sub(start_ns),
+        }
+    }
+
     pub fn end_ns(self) -> u64 {
         self.start_ns.saturating_add(self.ns)
     }
@@ -42,6 +49,9 @@ pub struct Poll {
     /// The shortest. It is less where `block_in_place` handed the worker off: that happened somewhere between
     /// its call, which is taken here, and the start of its closure, where the span ends.
     pub at_least_ns: u64,
+    /// What its thread was at that was none of the workload's other polls, and no park: this one, Tokio's own work before and
+    /// behind it, and whatever came in between. Without an end if the thread noted nothing afterwards.
+    pub surroundings: Span,
 }
 
 impl Poll {
@@ -108,6 +118,18 @@ pub enum Operation {
     TokioAcquire,
 }
 
+impl Operation {
+    /// Several can hold the lock so at a time.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::RwShared | Self::StdRead)
+    }
+
+    /// Nobody else can have a reader-writer lock meanwhile.
+    pub fn keeps_readers_out(self) -> bool {
+        matches!(self, Self::RwExclusive | Self::RwUpgrade | Self::StdWrite)
+    }
+}
+
 /// Whose code a lock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -172,6 +194,8 @@ enum Line {
         ns: u64,
         blocking: bool,
         handoff_called_ns: Option<u64>,
+        earliest_ns: u64,
+        latest_ns: Option<u64>,
     },
     LockWait {
         addr: String,
@@ -249,6 +273,8 @@ impl Truth {
                     ns,
                     blocking: true,
                     handoff_called_ns,
+                    earliest_ns,
+                    latest_ns,
                 } => {
                     truth.polls.push(Poll {
                         name,
@@ -256,6 +282,7 @@ impl Truth {
                         span: Span { start_ns, ns },
                         at_least_ns: handoff_called_ns
                             .map_or(ns, |called_ns| called_ns.saturating_sub(start_ns)),
+                        surroundings: Span::between(earliest_ns, latest_ns.unwrap_or(u64::MAX)),
                     });
                 }
                 Line::LockWait { addr, start_ns, ns } => {
@@ -336,8 +363,8 @@ mod tests {
         let truth = Truth::parse(concat!(
             r#"{"kind":"meta","version":1,"pid":7}"#, "\n",
             r#"{"kind":"lock","lock":"accounts","family":"parking_lot","type":"mutex","addr":"0x10"}"#, "\n",
-            r#"{"kind":"poll","name":"settle","start_ns":5,"ns":9,"blocking":true,"end":"returned","tid":3,"thread":"w"}"#, "\n",
-            r#"{"kind":"poll","name":"export","start_ns":7,"ns":9,"blocking":true,"end":"handed_off","handoff_called_ns":11,"tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"poll","name":"settle","start_ns":5,"ns":9,"blocking":true,"end":"returned","earliest_ns":4,"latest_ns":16,"tid":3,"thread":"w"}"#, "\n",
+            r#"{"kind":"poll","name":"export","start_ns":7,"ns":9,"blocking":true,"end":"handed_off","handoff_called_ns":11,"earliest_ns":7,"latest_ns":null,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"lock_wait","lock":"accounts","op":"mutex","addr":"0x10","start_ns":6,"ns":2,"outcome":"acquired","tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"hold","lock":"accounts","op":"mutex","addr":"0x10","start_ns":8,"ns":4,"upgradable_since_ns":null,"acquired_tid":3,"task":"settle","poll_start_ns":5,"across_await":false,"contended":true,"tid":3,"thread":"w"}"#, "\n",
             r#"{"kind":"part","name":"close_day","part":"io","poll_start_ns":5,"ns":2,"tid":3,"thread":"w"}"#, "\n",
@@ -361,12 +388,17 @@ mod tests {
                     tid: 3,
                     span: Span { start_ns: 5, ns: 9 },
                     at_least_ns: 9,
+                    surroundings: Span {
+                        start_ns: 4,
+                        ns: 12
+                    },
                 },
                 Poll {
                     name: "export".to_owned(),
                     tid: 3,
                     span: Span { start_ns: 7, ns: 9 },
                     at_least_ns: 4,
+                    surroundings: Span::between(7, u64::MAX),
                 }
             ]
         );

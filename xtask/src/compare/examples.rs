@@ -73,6 +73,7 @@ pub fn truth(polls: &[(u32, Span)]) -> Truth {
         tid,
         span,
         at_least_ns: span.ns,
+        surroundings: span,
     });
     Truth {
         polls: polls.collect(),

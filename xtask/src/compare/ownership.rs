@@ -8,20 +8,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::truth::{Hold, Truth};
 
-/// When each lock was released.
-pub struct Releases(BTreeMap<u64, BTreeSet<u64>>);
+/// When each lock was released: by anybody, and by somebody who had kept all others out.
+pub struct Releases(BTreeMap<u64, [BTreeSet<u64>; 2]>);
 
 impl Releases {
     pub fn new(truth: &Truth) -> Self {
-        let mut releases: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        let mut releases: BTreeMap<u64, [BTreeSet<u64>; 2]> = BTreeMap::new();
         for hold in &truth.holds {
-            let of_lock = releases.entry(hold.addr).or_default();
-            of_lock.insert(hold.span.end_ns());
+            let [by_anybody, by_writers] = releases.entry(hold.addr).or_default();
+            by_anybody.insert(hold.span.end_ns());
+            if hold.op.keeps_readers_out() {
+                by_writers.insert(hold.span.end_ns());
+            }
         }
         Self(releases)
     }
 
-    /// Who had to wait for it has it since the last release before; everybody else since the call.
+    /// Who had to wait for it has it since the last release before; everybody else since the call. A writer gives the lock to all
+    /// readers that wait, of whom one can have released it before another one runs.
     pub fn owned_since_ns(&self, hold: &Hold) -> u64 {
         let acquired_ns = hold.span.start_ns;
         if !hold.contended {
@@ -29,8 +33,46 @@ impl Releases {
         }
         let of_lock = self.0.get(&hold.addr);
         of_lock
+            .map(|[by_anybody, by_writers]| {
+                if hold.op.is_shared() {
+                    by_writers
+                } else {
+                    by_anybody
+                }
+            })
             .and_then(|releases| releases.range(..=acquired_ns).next_back())
             .copied()
             .unwrap_or(acquired_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{MS, hold, span, truth};
+    use super::*;
+    use crate::truth::Operation;
+
+    /// Two readers waited for a writer, and the first one is through before the second one runs.
+    #[test]
+    fn a_writer_gives_the_lock_to_all_readers() {
+        let by = |tid, op, span| Hold {
+            op,
+            contended: tid != 1,
+            ..hold(tid, span)
+        };
+        let mut happened = truth(&[]);
+        happened.holds = vec![
+            by(1, Operation::RwExclusive, span(0, 10 * MS)),
+            by(2, Operation::RwShared, span(11, 2 * MS)),
+            by(3, Operation::RwShared, span(14, 2 * MS)),
+            by(4, Operation::RwExclusive, span(17, 2 * MS)),
+        ];
+        let releases = Releases::new(&happened);
+        let since: Vec<u64> = happened
+            .holds
+            .iter()
+            .map(|hold| releases.owned_since_ns(hold) / MS)
+            .collect();
+        assert_eq!(since, [0, 10, 10, 16]);
     }
 }

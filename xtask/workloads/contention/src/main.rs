@@ -189,17 +189,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let workers = args.workers;
     let runtime = match args.runtime {
-        RuntimeKind::MultiThread => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(workers)
-            .enable_time()
-            .on_thread_start(register_thread)
-            .build()?,
+        RuntimeKind::MultiThread => {
+            task::runtime(tokio::runtime::Builder::new_multi_thread().worker_threads(workers))?
+        }
         RuntimeKind::CurrentThread | RuntimeKind::LocalSet => {
             register_thread();
-            tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .on_thread_start(register_thread)
-                .build()?
+            task::runtime(&mut tokio::runtime::Builder::new_current_thread())?
         }
     };
     let local = (args.runtime == RuntimeKind::LocalSet).then(LocalSet::new);

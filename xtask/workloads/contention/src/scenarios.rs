@@ -395,9 +395,7 @@ async fn nested_task(mut rng: fastrand::Rng) {
 }
 
 fn run_plugins(mut rng: fastrand::Rng) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
+    let runtime = task::runtime(&mut tokio::runtime::Builder::new_current_thread())
         .expect("a runtime can be built");
     runtime.block_on(async {
         let (burn, sleep) = (

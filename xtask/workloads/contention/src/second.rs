@@ -8,12 +8,8 @@ use crate::{pace, task};
 
 /// Starts it, with tasks that keep both of its workers at it.
 pub fn start() -> std::io::Result<Runtime> {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("second-runtime")
-        .enable_time()
-        .on_thread_start(crate::register_thread)
-        .build()?;
+    let mut builder = Builder::new_multi_thread();
+    let runtime = task::runtime(builder.worker_threads(2).thread_name("second-runtime"))?;
     let entered = runtime.enter();
     for _ in 0..4 {
         task::spawn_here("second_heartbeat", async {

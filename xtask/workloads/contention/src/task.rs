@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use tokio::runtime::{Builder, Runtime};
 #[cfg(not(feature = "console"))]
 use tokio::task as start;
 use tokio::task::{JoinHandle, LocalSet};
@@ -72,12 +73,19 @@ where
     start::spawn(Measured { name, future })
 }
 
+/// Builds a runtime whose threads note where they are between polls.
+pub fn runtime(builder: &mut Builder) -> std::io::Result<Runtime> {
+    builder
+        .enable_time()
+        .on_thread_start(crate::register_thread)
+        .on_thread_park(truth::between_polls)
+        .on_thread_unpark(truth::between_polls)
+        .build()
+}
+
 /// Runs tasks to their end on a runtime and a `LocalSet` of this thread's own: they need not be `Send`.
 pub fn run_alone<const N: usize>(start: impl FnOnce() -> [JoinHandle<()>; N]) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime can be built");
+    let runtime = runtime(&mut Builder::new_current_thread()).expect("a runtime can be built");
     LocalSet::new().block_on(&runtime, async {
         for task in start() {
             // A task of ours doesn't panic.

@@ -20,7 +20,7 @@ pub use locks::{Attempt, Hold, Wait, condvar_wait};
 pub use spawns::spawned;
 pub use workers::polls_on_worker;
 
-/// Shorter polls are only counted.
+/// Polls are only counted if they were shorter even with all that their thread did before and behind them.
 pub const POLL_FLOOR_NS: u64 = 100_000;
 /// Shorter lock waits are only counted.
 pub const WAIT_FLOOR_NS: u64 = 50_000;
@@ -50,11 +50,7 @@ impl Span {
 
 #[derive(Clone, Copy)]
 enum Event {
-    Poll {
-        name: &'static str,
-        span: Span,
-        end: PollEnd,
-    },
+    Poll(MeasuredPoll),
     LockWait {
         lock: &'static str,
         op: &'static str,
@@ -85,6 +81,19 @@ enum Event {
     },
 }
 
+/// A poll, and what is known of the thread around it.
+#[derive(Clone, Copy)]
+struct MeasuredPoll {
+    name: &'static str,
+    span: Span,
+    end: PollEnd,
+    /// What this thread noted last before: another poll's start or end, or the end of a park. Whatever led to this poll, it
+    /// began no earlier.
+    earliest_ns: u64,
+    /// What it noted first afterwards: another poll's start or end, or the start of a park.
+    latest_ns: Option<u64>,
+}
+
 /// How the part of a poll that blocks its runtime came to an end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum PollEnd {
@@ -110,6 +119,10 @@ struct Buffer {
     tid: i32,
     thread: String,
     events: Vec<Event>,
+    /// The last poll that ended, of which nobody knows yet what came after it.
+    last_poll: Option<MeasuredPoll>,
+    /// When the thread noted something that ends or begins a poll's surroundings.
+    noted_ns: u64,
     totals: Vec<Total>,
     workers: Vec<workers::Worker>,
     dropped: u64,
@@ -137,15 +150,23 @@ impl Buffer {
         }
     }
 
-    /// Whether there was room.
-    fn push(&mut self, event: Event) -> bool {
-        let has_room = self.events.len() < self.events.capacity();
-        if has_room {
+    fn push(&mut self, event: Event) {
+        if self.events.len() < self.events.capacity() {
             self.events.push(event);
         } else {
             self.dropped += 1;
         }
-        has_room
+    }
+
+    /// The thread is somewhere else now than in the poll that ended last. Returns since when it can have been where it was.
+    fn goes_on(&mut self, at_ns: u64) -> u64 {
+        if let Some(mut poll) = self.last_poll.take() {
+            poll.latest_ns = Some(at_ns);
+            if at_ns - poll.earliest_ns >= POLL_FLOOR_NS {
+                self.push(Event::Poll(poll));
+            }
+        }
+        std::mem::replace(&mut self.noted_ns, at_ns)
     }
 }
 
@@ -188,6 +209,8 @@ fn register() -> Arc<Mutex<Buffer>> {
         tid: tid(),
         thread: std::thread::current().name().unwrap_or("").to_owned(),
         events: Vec::with_capacity(CAPACITY.load(Ordering::Relaxed)),
+        last_poll: None,
+        noted_ns: now(),
         totals: Vec::with_capacity(256),
         workers: Vec::with_capacity(16),
         dropped: 0,
@@ -199,6 +222,11 @@ fn register() -> Arc<Mutex<Buffer>> {
 /// Called when a thread starts, so that its first poll doesn't pay for the memory.
 pub fn register_thread() {
     BUFFER.with(|_| {});
+}
+
+/// Called where a worker begins to wait for work, and where it has waited: no poll goes on there.
+pub fn between_polls() {
+    BUFFER.with(|buffer| lock(buffer).goes_on(now()));
 }
 
 fn record(total: (&'static str, &'static str, &'static str), ns: u64, event: Option<Event>) {
@@ -222,6 +250,7 @@ struct PresentPoll {
 /// A poll under way. Dropping it ends it, so that a panic ends it too.
 pub struct Poll {
     name: &'static str,
+    earliest_ns: u64,
     start_ns: u64,
     /// The one that this one is nested in.
     outer: Option<PresentPoll>,
@@ -241,6 +270,8 @@ impl Poll {
         };
         Self {
             name,
+            // A thread's memory may be only made here.
+            earliest_ns: BUFFER.with(|buffer| lock(buffer).goes_on(start_ns).min(start_ns)),
             outer: PRESENT_POLL.replace(Some(present)),
             outer_handoff,
             start_ns,
@@ -250,35 +281,27 @@ impl Poll {
 
 impl Drop for Poll {
     fn drop(&mut self) {
-        let end_ns = now();
         PRESENT_POLL.set(self.outer);
         let handoff = HANDOFF.replace(self.outer_handoff);
-        let (end_ns, end) = match handoff {
-            Some((called_ns, began_ns)) => (began_ns, PollEnd::HandedOff { called_ns }),
-            None if std::thread::panicking() => (end_ns, PollEnd::Panicked),
-            None => (end_ns, PollEnd::Returned),
-        };
-        let event = |end_ns| Event::Poll {
-            name: self.name,
-            span: Span::until(self.start_ns, end_ns),
-            end,
-        };
         BUFFER.with(|buffer| {
             let mut buffer = lock(buffer);
-            // To write it down is the last thing that a poll does, and the memory for that may be new: a page fault.
-            let is_written = buffer.push(event(end_ns));
-            let end_ns = match end {
-                PollEnd::HandedOff { .. } => end_ns,
-                PollEnd::Returned | PollEnd::Panicked => now(),
+            let end_ns = now();
+            // A poll that was nested in this one.
+            buffer.goes_on(end_ns);
+            let (span_end_ns, end) = match handoff {
+                Some((called_ns, began_ns)) => (began_ns, PollEnd::HandedOff { called_ns }),
+                None if std::thread::panicking() => (end_ns, PollEnd::Panicked),
+                None => (end_ns, PollEnd::Returned),
             };
-            let ns = end_ns - self.start_ns;
-            buffer.count(("polls", self.name, ""), ns);
-            if is_written {
-                buffer.events.pop();
-                if ns >= POLL_FLOOR_NS {
-                    buffer.events.push(event(end_ns));
-                }
-            }
+            let span = Span::until(self.start_ns, span_end_ns);
+            buffer.count(("polls", self.name, ""), span.ns);
+            buffer.last_poll = Some(MeasuredPoll {
+                name: self.name,
+                span,
+                end,
+                earliest_ns: self.earliest_ns,
+                latest_ns: None,
+            });
         });
     }
 }

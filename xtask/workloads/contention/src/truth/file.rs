@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::locks::Released;
-use super::{BUFFERS, Buffer, Event, PollEnd, Total, lock, now, spawns};
+use super::{BUFFERS, Buffer, Event, MeasuredPoll, PollEnd, Total, lock, now, spawns};
 
 /// The file, of which `meta` and the locks are written at once and everything else at the end.
 pub struct TruthFile(BufWriter<File>);
@@ -30,7 +30,8 @@ impl TruthFile {
         let mut dropped = 0;
         for buffer in &buffers {
             let buffer = lock(buffer);
-            for event in &buffer.events {
+            let last_poll = buffer.last_poll.map(Event::Poll);
+            for event in buffer.events.iter().chain(&last_poll) {
                 writeln!(self.0, "{}", event_line(&buffer, event))?;
             }
             dropped += buffer.dropped;
@@ -67,8 +68,15 @@ impl TruthFile {
 
 fn event_line(buffer: &Buffer, event: &Event) -> Value {
     let mut line = match *event {
-        Event::Poll { name, span, end } => {
-            let mut line = json!({"kind": "poll", "name": name, "start_ns": span.start_ns, "ns": span.ns, "blocking": true});
+        Event::Poll(MeasuredPoll {
+            name,
+            span,
+            end,
+            earliest_ns,
+            latest_ns,
+        }) => {
+            let mut line = json!({"kind": "poll", "name": name, "start_ns": span.start_ns, "ns": span.ns, "blocking": true,
+                "earliest_ns": earliest_ns, "latest_ns": latest_ns});
             match end {
                 PollEnd::Returned => line["end"] = "returned".into(),
                 PollEnd::Panicked => line["end"] = "panicked".into(),
