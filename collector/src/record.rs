@@ -11,9 +11,9 @@
 
 mod attach;
 mod runtime_threads;
+mod stacks;
 mod stuck;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -38,6 +38,7 @@ use attach::{
 };
 use holdup_probe_ebpf::wire;
 use runtime_threads::RuntimeThreads;
+use stacks::TakenStacks;
 use stuck::StuckThreads;
 
 /// What to record.
@@ -184,6 +185,7 @@ struct Recording<'a> {
     /// None where this kernel does not show threads that sleep.
     stuck: Option<StuckThreads>,
     runtime_threads: RuntimeThreads,
+    stacks: TakenStacks,
     sought_in_vain: Option<Instant>,
     execed: bool,
 }
@@ -255,6 +257,7 @@ impl<'a> Recording<'a> {
             kept,
             stuck,
             runtime_threads,
+            stacks: TakenStacks::default(),
             sought_in_vain: None,
             execed: false,
         };
@@ -343,10 +346,13 @@ impl<'a> Recording<'a> {
                     self.look_at_mappings();
                     self.look_at_runtime_threads();
                 }
-                _ = look.tick() => {}
+                _ = look.tick() => {
+                    self.stacks.take_early(&mut self.probes, &mut self.writer)?;
+                }
                 _ = keep.tick() => {
                     // A killed recorder loses a second at most.
                     self.writer.flush()?;
+                    self.stacks.take(&mut self.probes, &mut self.writer)?;
                     // A library that took the place of another one is not missed by any stack.
                     self.look_at_mappings();
                     self.look_for_stuck(tell);
@@ -480,7 +486,7 @@ impl<'a> Recording<'a> {
         let detach = Nanos(self.probes.detach().as_nanos() as u64);
         self.drain()?;
 
-        let mut stacks = self.probes.stacks()?;
+        let mut stacks = self.stacks.rest(&mut self.probes)?;
         let stuck = self.stuck.take().map(StuckThreads::into_found);
         let stuck = stuck.unwrap_or_default();
         stacks.extend(stuck.stacks.into_iter().map(|(id, stack)| (id.0, stack)));
@@ -493,14 +499,15 @@ impl<'a> Recording<'a> {
         {
             self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
         }
-        let of_stacks = stacks
+        let of_stuck = stacks
             .values()
             .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses));
         let of_spawns = poll_sites
             .iter()
             .flat_map(|site| &site.spawn_paths)
             .flat_map(|path| SymbolTable::lookup_addresses(&path.0));
-        let addresses: BTreeSet<u64> = of_stacks.chain(of_spawns).collect();
+        let mut addresses = self.stacks.into_addresses();
+        addresses.extend(of_stuck.chain(of_spawns));
         let mut symbols = self.symbolizer.symbolize(addresses);
         symbols
             .refused

@@ -207,9 +207,9 @@ pub static TASKS: LruHashMap<u64, wire::Task> = LruHashMap::with_max_entries(wir
 #[map]
 pub static TARGET: Array<u32> = Array::with_max_entries(1, 0);
 
-/// How many stacks were stored.
+/// How many stacks came into `STACKS`, and how many user space has taken out, by the `wire::STACKS_` indices.
 #[map]
-pub static STORED: Array<u64> = Array::with_max_entries(1, 0);
+pub static STACK_COUNTS: Array<u64> = Array::with_max_entries(2, 0);
 
 /// Ticks of each CPU's clock since the last one on the grid.
 #[map]

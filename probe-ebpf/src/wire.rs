@@ -480,8 +480,14 @@ pub const STACK_FRAMES: usize = 512;
 /// decide how much room all of them take.
 pub const SHORT_STACK_FRAMES: usize = 128;
 
-/// Stacks of at most [`SHORT_STACK_FRAMES`] that are kept.
+/// Stacks of at most [`SHORT_STACK_FRAMES`] that there is room for. User space takes them out from time to time: as a key follows
+/// from what it stands for, whoever found it here just before may go on using it.
 pub const STACKS: u32 = 16384;
+
+/// In the counts of stacks: how many came in.
+pub const STACKS_STORED: u32 = 0;
+/// How many were taken out.
+pub const STACKS_TAKEN: u32 = 1;
 
 /// An interned stack. Its key is a 64-bit hash of its frames, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

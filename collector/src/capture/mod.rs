@@ -98,7 +98,7 @@ pub struct Rest {
     pub pairs: Vec<(wire::PairKey, wire::Totals)>,
     /// The map of holds, verbatim.
     pub holds: Vec<(wire::HoldKey, wire::Totals)>,
-    /// The map of stacks.
+    /// Stacks that were not written before.
     pub stacks: BTreeMap<u64, RawStack>,
     /// The counters, summed over CPUs.
     pub counters: [u64; wire::COUNTERS as usize],

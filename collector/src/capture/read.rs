@@ -413,6 +413,10 @@ impl Contents {
             },
         };
         let unwatched_at_end = self.add_unfinished(end.at);
+        // Names are written last. Without any, a function would be as many places as it has addresses.
+        if cut.is_some() && self.symbols.frames.is_empty() {
+            self.stacks.clear();
+        }
         Capture {
             meta: self.meta,
             probes: self.probes,

@@ -1,4 +1,4 @@
-//! Writes a capture file: the meta data at once, records as they come, the rest at the end.
+//! Writes a capture file: the meta data at once, records and stacks as they come, the rest at the end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{CaptureError, Meta, Rest, section};
+use crate::event::RawStack;
 use crate::symbolize::SymbolTable;
 
 /// Records are gathered to sections of about this size; a killed recorder loses one at most.
@@ -22,7 +23,7 @@ pub struct Writer {
     path: PathBuf,
     file: File,
     records: Vec<u8>,
-    /// Bytes of records so far.
+    /// Bytes of records and stacks so far.
     written: u64,
 }
 
@@ -79,6 +80,38 @@ impl Writer {
         result
     }
 
+    /// Adds stacks, by their keys.
+    pub fn stacks<'a>(
+        &mut self,
+        stacks: impl Iterator<Item = (&'a u64, &'a RawStack)>,
+    ) -> Result<(), CaptureError> {
+        let mut chunk = Vec::new();
+        for (n, (key, stack)) in stacks.enumerate() {
+            chunk.extend(key.to_le_bytes());
+            chunk.extend((stack.addresses.len() as u32).to_le_bytes());
+            chunk.extend(stack.outcome.code().to_le_bytes());
+            chunk.extend(
+                stack
+                    .addresses
+                    .iter()
+                    .flat_map(|address| address.to_le_bytes()),
+            );
+            if (n + 1).is_multiple_of(CHUNK_ENTRIES) {
+                self.write_stacks(&chunk)?;
+                chunk.clear();
+            }
+        }
+        self.write_stacks(&chunk)
+    }
+
+    fn write_stacks(&mut self, chunk: &[u8]) -> Result<(), CaptureError> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.written += chunk.len() as u64;
+        self.section(section::STACKS, chunk)
+    }
+
     /// Completes the file.
     pub fn finish(mut self, rest: &Rest) -> Result<(), CaptureError> {
         let Rest {
@@ -119,23 +152,7 @@ impl Writer {
         for threads in runtime_threads.chunks(CHUNK_ENTRIES) {
             self.json(section::RUNTIME_THREADS, &threads)?;
         }
-        let mut chunk = Vec::new();
-        for (n, (key, stack)) in stacks.iter().enumerate() {
-            chunk.extend(key.to_le_bytes());
-            chunk.extend((stack.addresses.len() as u32).to_le_bytes());
-            chunk.extend(stack.outcome.code().to_le_bytes());
-            chunk.extend(
-                stack
-                    .addresses
-                    .iter()
-                    .flat_map(|address| address.to_le_bytes()),
-            );
-            if (n + 1).is_multiple_of(CHUNK_ENTRIES) {
-                self.section(section::STACKS, &chunk)?;
-                chunk.clear();
-            }
-        }
-        self.section(section::STACKS, &chunk)?;
+        self.stacks(stacks.iter())?;
         let mut table = SymbolTable::default();
         for (address, frames) in &symbols.frames {
             table.frames.insert(*address, frames.clone());

@@ -183,6 +183,8 @@ pub struct Probes {
     multi_fds: HashMap<UprobeProgram, OwnedFd>,
     links: Vec<OwnedFd>,
     pid: Pid,
+    /// Stacks that were taken out of the maps' room.
+    pub(super) stacks_taken: u64,
 }
 
 impl Probes {
@@ -259,6 +261,7 @@ impl Probes {
             multi_fds: HashMap::new(),
             links: Vec::new(),
             pid,
+            stacks_taken: 0,
         })
     }
 

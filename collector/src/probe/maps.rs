@@ -147,20 +147,37 @@ impl Probes {
             .collect())
     }
 
-    /// Interned stacks by key.
-    pub fn stacks(&self) -> Result<BTreeMap<u64, RawStack>, ProbeError> {
+    /// How many interned stacks wait to be taken, of those that decide whether there is room for more.
+    pub fn stacks_waiting(&self) -> Result<u64, ProbeError> {
+        const NAME: &str = "STACK_COUNTS";
+        let failed = failed(READ, NAME);
+        let counts: Array<&MapData, u64> =
+            Array::try_from(self.map(NAME)?).map_err(|error| failed(&error))?;
+        let stored = counts
+            .get(&wire::STACKS_STORED, 0)
+            .map_err(|error| failed(&error))?;
+        Ok(stored.saturating_sub(self.stacks_taken))
+    }
+
+    /// Interned stacks by key. They are gone from the maps then; a program that meets one again stores it again.
+    pub fn take_stacks(&mut self) -> Result<BTreeMap<u64, RawStack>, ProbeError> {
         const SHORT: usize = size_of::<wire::ShortStack>();
         const DEEP: usize = size_of::<wire::Stack>();
         let stack = |frames: u32, outcome: u32, addrs: &[u64]| RawStack {
             outcome: WalkOutcome::from_code(outcome),
             addresses: addrs[..(frames as usize).min(addrs.len())].to_vec(),
         };
-        let short = self.hash_entries::<u64, [u8; SHORT]>("STACKS")?;
+        let short = self.take_entries::<[u8; SHORT]>("STACKS")?;
+        self.stacks_taken += short.len() as u64;
+        let taken = self.stacks_taken;
+        Array::<_, u64>::try_from(self.map_mut("STACK_COUNTS")?)
+            .and_then(|mut counts| counts.set(wire::STACKS_TAKEN, taken, 0))
+            .map_err(|error| failed(WRITE, "STACK_COUNTS")(&error))?;
         let short = short.into_iter().filter_map(|(key, value)| {
             let it: wire::ShortStack = read(&value)?;
             Some((key, stack(it.frames, it.outcome, &it.addrs)))
         });
-        let deep = self.hash_entries::<u64, [u8; DEEP]>("DEEP_STACKS")?;
+        let deep = self.take_entries::<[u8; DEEP]>("DEEP_STACKS")?;
         let deep = deep.into_iter().filter_map(|(key, value)| {
             let it: wire::Stack = read(&value)?;
             Some((key, stack(it.frames, it.outcome, &it.addrs)))
@@ -176,6 +193,21 @@ impl Probes {
             .into_iter()
             .filter_map(|(_, value)| read(&value))
             .collect())
+    }
+
+    /// Reads all entries of a map that only programs fill, and removes them.
+    fn take_entries<V: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Vec<(u64, V)>, ProbeError> {
+        let entries = self.hash_entries::<u64, V>(name)?;
+        let mut map = HashMap::<_, u64, V>::try_from(self.map_mut(name)?)
+            .map_err(|error| failed(WRITE, name)(&error))?;
+        for (key, _) in &entries {
+            map.remove(key)
+                .map_err(|error| failed(WRITE, name)(&error))?;
+        }
+        Ok(entries)
     }
 
     fn hash_entries<K: aya::Pod, V: aya::Pod>(

@@ -84,6 +84,7 @@ fn blocking_work_of_a_server_under_load() {
     println!("attached in {attached:?}, detached in {detached:?}");
     assert!(!report.long_polls().is_empty());
     assert_eq!(incomplete(report), Vec::<String>::new());
+    assert_eq!(report.stacks_not_stored(), Some(0));
 
     let svg = recorded.svg("blocking.svg");
     let frames = frames_with_a_line(&svg);

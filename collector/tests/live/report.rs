@@ -144,6 +144,11 @@ impl Report {
             .find(|entry| entry["kind"] == kind)
     }
 
+    /// Stacks for which there was no room.
+    pub fn stacks_not_stored(&self) -> Option<u64> {
+        self.0.pointer("/coverage/stacks/not_stored")?.as_u64()
+    }
+
     /// The listed stacks by id: source-level frames, innermost first, as `frames` has them.
     pub fn stacks(&self) -> Vec<(&str, Vec<&Value>)> {
         let frames = self.list("/frames");
