@@ -499,7 +499,7 @@ impl<'a> Recording<'a> {
         {
             self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
         }
-        let of_stuck = stacks
+        let of_rest = stacks
             .values()
             .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses));
         let of_spawns = poll_sites
@@ -507,7 +507,7 @@ impl<'a> Recording<'a> {
             .flat_map(|site| &site.spawn_paths)
             .flat_map(|path| SymbolTable::lookup_addresses(&path.0));
         let mut addresses = self.stacks.into_addresses();
-        addresses.extend(of_stuck.chain(of_spawns));
+        addresses.extend(of_rest.chain(of_spawns));
         let mut symbols = self.symbolizer.symbolize(addresses);
         symbols
             .refused

@@ -588,6 +588,31 @@ fn a_recording_without_its_start() {
     assert_eq!(capture.end.at, Timestamp(YEAR + 3_002));
 }
 
+/// Stacks that come before the end are among the others; a recorder that is killed leaves some without names, which are none.
+#[test]
+fn stacks_that_come_early() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("capture.holdup");
+    let early = BTreeMap::from([(11, raw_stack(WalkOutcome::Complete, &[0x101, 0x303]))]);
+    let started = || {
+        let mut writer = Writer::create(&path, &meta()).expect("made");
+        writer.stacks(early.iter()).expect("written");
+        writer
+    };
+    started().finish(&rest()).expect("written");
+    let whole = read(&path).expect("a capture");
+    let keys: Vec<u64> = whole.stacks.keys().map(|key| key.0).collect();
+    assert_eq!(keys, [9, 10, 11]);
+    assert_eq!(whole.stacks[&StackId(11)], early[&11]);
+
+    let mut writer = started();
+    writer.record(sample(1).as_bytes()).expect("written");
+    drop(writer);
+    let cut = read(&path).expect("a capture");
+    assert_eq!(cut.end.reason, EndReason::Truncated);
+    assert_eq!((cut.events.len(), cut.stacks.len()), (1, 0));
+}
+
 /// A folder that can't be written to is an error that names it.
 #[test]
 fn a_file_that_can_not_be_made() {

@@ -159,7 +159,8 @@ impl Probes {
         Ok(stored.saturating_sub(self.stacks_taken))
     }
 
-    /// Interned stacks by key. They are gone from the maps then; a program that meets one again stores it again.
+    /// Interned stacks by key. They are gone from the maps then, or come once more if the kernel could not remove them; a program
+    /// that meets one again stores it again.
     pub fn take_stacks(&mut self) -> Result<BTreeMap<u64, RawStack>, ProbeError> {
         const SHORT: usize = size_of::<wire::ShortStack>();
         const DEEP: usize = size_of::<wire::Stack>();
@@ -167,8 +168,8 @@ impl Probes {
             outcome: WalkOutcome::from_code(outcome),
             addresses: addrs[..(frames as usize).min(addrs.len())].to_vec(),
         };
-        let short = self.take_entries::<[u8; SHORT]>("STACKS")?;
-        self.stacks_taken += short.len() as u64;
+        let (short, removed) = self.take_entries::<[u8; SHORT]>("STACKS")?;
+        self.stacks_taken += removed;
         let taken = self.stacks_taken;
         Array::<_, u64>::try_from(self.map_mut("STACK_COUNTS")?)
             .and_then(|mut counts| counts.set(wire::STACKS_TAKEN, taken, 0))
@@ -177,7 +178,7 @@ impl Probes {
             let it: wire::ShortStack = read(&value)?;
             Some((key, stack(it.frames, it.outcome, &it.addrs)))
         });
-        let deep = self.take_entries::<[u8; DEEP]>("DEEP_STACKS")?;
+        let (deep, _) = self.take_entries::<[u8; DEEP]>("DEEP_STACKS")?;
         let deep = deep.into_iter().filter_map(|(key, value)| {
             let it: wire::Stack = read(&value)?;
             Some((key, stack(it.frames, it.outcome, &it.addrs)))
@@ -195,19 +196,18 @@ impl Probes {
             .collect())
     }
 
-    /// Reads all entries of a map that only programs fill, and removes them.
+    /// Reads all entries of a map that only programs fill, and removes them. Returns how many the kernel removed: rather than
+    /// wait for a lock of the map for long, it fails (`rqspinlock`).
     fn take_entries<V: aya::Pod>(
         &mut self,
         name: &'static str,
-    ) -> Result<Vec<(u64, V)>, ProbeError> {
+    ) -> Result<(Vec<(u64, V)>, u64), ProbeError> {
         let entries = self.hash_entries::<u64, V>(name)?;
         let mut map = HashMap::<_, u64, V>::try_from(self.map_mut(name)?)
             .map_err(|error| failed(WRITE, name)(&error))?;
-        for (key, _) in &entries {
-            map.remove(key)
-                .map_err(|error| failed(WRITE, name)(&error))?;
-        }
-        Ok(entries)
+        let removed = entries.iter().filter(|(key, _)| map.remove(key).is_ok());
+        let removed = removed.count() as u64;
+        Ok((entries, removed))
     }
 
     fn hash_entries<K: aya::Pod, V: aya::Pod>(

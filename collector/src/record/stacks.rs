@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::RecordError;
 use crate::capture::Writer;
 use crate::event::RawStack;
-use crate::probe::Probes;
+use crate::probe::{ProbeError, Probes};
 use crate::symbolize::SymbolTable;
 use holdup_probe_ebpf::wire;
 
@@ -22,16 +22,18 @@ pub(super) struct TakenStacks {
 }
 
 impl TakenStacks {
-    /// Takes what is there.
+    /// Takes what is there. What can't be taken stays for the next time.
     pub(super) fn take(
         &mut self,
         probes: &mut Probes,
         writer: &mut Writer,
     ) -> Result<(), RecordError> {
         let has_room = self.keys.len() + wire::STACKS as usize <= MOST_STACKS;
-        if has_room && probes.stacks_waiting()? > 0 {
-            let stacks = self.rest(probes)?;
-            writer.stacks(stacks.iter())?;
+        if has_room && is_waiting(probes, 1) {
+            match self.rest(probes) {
+                Ok(stacks) => writer.stacks(stacks.iter())?,
+                Err(error) => tracing::warn!("stacks are left where they are: {error}"),
+            }
         }
         Ok(())
     }
@@ -42,7 +44,7 @@ impl TakenStacks {
         probes: &mut Probes,
         writer: &mut Writer,
     ) -> Result<(), RecordError> {
-        if probes.stacks_waiting()? >= u64::from(wire::STACKS / 8) {
+        if is_waiting(probes, wire::STACKS / 8) {
             self.take(probes, writer)?;
         }
         Ok(())
@@ -52,7 +54,7 @@ impl TakenStacks {
     pub(super) fn rest(
         &mut self,
         probes: &mut Probes,
-    ) -> Result<BTreeMap<u64, RawStack>, RecordError> {
+    ) -> Result<BTreeMap<u64, RawStack>, ProbeError> {
         let mut stacks = probes.take_stacks()?;
         stacks.retain(|key, _| self.keys.insert(*key));
         for stack in stacks.values() {
@@ -66,4 +68,11 @@ impl TakenStacks {
     pub(super) fn into_addresses(self) -> BTreeSet<u64> {
         self.addresses
     }
+}
+
+/// Whether so many stacks are there to be taken.
+fn is_waiting(probes: &Probes, stacks: u32) -> bool {
+    probes
+        .stacks_waiting()
+        .is_ok_and(|waiting| waiting >= u64::from(stacks))
 }

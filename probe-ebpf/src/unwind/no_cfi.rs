@@ -295,8 +295,8 @@ fn is_behind_call(addr: u64) -> bool {
     bytes != 0 && (direct || through_table || through_register)
 }
 
-/// Whether it is a call through a pointer beside the one that a register has, as in a vtable: `call *(%reg)`,
-/// `call *disp8(%reg)`, `call *disp32(%reg)`. Too weak a sign where any word of the stack may be one.
+/// Whether it is a call through a pointer beside the one that a register has, as in a vtable or on the stack: `call *(%reg)`,
+/// `call *disp8(%reg)`, `call *disp32(%reg)`, and with a second register or the stack pointer. Too weak a sign where any word of the stack may be one.
 #[inline(always)]
 fn is_behind_call_through_memory(addr: u64) -> bool {
     let bytes = code_before(addr);
@@ -304,5 +304,9 @@ fn is_behind_call_through_memory(addr: u64) -> bool {
     let right_there = bytes >> 48 & 0xf8ff == 0x10ff;
     let near = bytes >> 40 & 0xf8ff == 0x50ff;
     let far = bytes >> 16 & 0xf8ff == 0x90ff;
-    bytes != 0 && (right_there || near || far)
+    // With a SIB byte.
+    let right_there_by_two = bytes >> 40 & 0xffff == 0x14ff;
+    let near_by_two = bytes >> 32 & 0xffff == 0x54ff;
+    let far_by_two = bytes >> 8 & 0xffff == 0x94ff;
+    bytes != 0 && (right_there || near || far || right_there_by_two || near_by_two || far_by_two)
 }
