@@ -105,16 +105,15 @@ impl Drop for Server {
     }
 }
 
-/// Installs what the build needs, mends the crate, and adds the patch to the command.
-pub fn prepare(cargo: &mut Command) -> Result<()> {
+/// Installs what the build needs, mends the crate, and says what patches it in, as cargo is configured.
+pub fn prepare() -> Result<String> {
     packages::install(&PACKAGES, "building citadel")?;
     eprintln!("building citadel (about eight minutes on two cores, once)");
     let mended = mend()?;
-    cargo.arg("--config").arg(format!(
+    Ok(format!(
         "patch.crates-io.{CRATE}.path={:?}",
         mended.to_string_lossy()
-    ));
-    Ok(())
+    ))
 }
 
 /// The folder of a copy whose manifest cargo accepts.

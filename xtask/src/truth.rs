@@ -119,9 +119,9 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Several can hold the lock so at a time.
-    pub fn is_shared(self) -> bool {
-        matches!(self, Self::RwShared | Self::StdRead)
+    /// Readers can have the lock at the same time.
+    pub fn is_beside_readers(self) -> bool {
+        matches!(self, Self::RwShared | Self::RwUpgradable | Self::StdRead)
     }
 
     /// Nobody else can have a reader-writer lock meanwhile.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -224,6 +224,17 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
     let target_dir = cache
         .join("target")
         .join(format!("{}-{}", workload.name(), settings.name));
+    // Cargo locks the folder for one command, and here three belong together.
+    let _lock = fs::create_dir_all(&target_dir)
+        .and_then(|()| File::create(target_dir.join("workload.lock")))
+        .and_then(|file| file.lock().map(|()| file))
+        .with_context(|| format!("could not lock {}", target_dir.display()))?;
+    if built.is_complete(binaries) {
+        return Ok(built);
+    }
+    let patch = (workload == Workload::Citadel)
+        .then(citadel::prepare)
+        .transpose()?;
     let cargo = |does: &str, more: &[&str]| -> Result<()> {
         let mut cargo = Command::new("cargo");
         command::clear_cargo_environment(&mut cargo);
@@ -234,8 +245,8 @@ pub fn build_one(workload: Workload, flavour: Flavour) -> Result<Built> {
             .arg(&target_dir)
             .current_dir(workload.source())
             .envs(settings.environment());
-        if workload == Workload::Citadel {
-            citadel::prepare(&mut cargo)?;
+        if let Some(patch) = &patch {
+            cargo.args(["--config", patch]);
         }
         command::run(&mut cargo)
             .with_context(|| format!("could not {does} the workload {}", workload.name()))

@@ -24,8 +24,8 @@ impl Releases {
         Self(releases)
     }
 
-    /// Who had to wait for it has it since the last release before; everybody else since the call. A writer gives the lock to all
-    /// readers that wait, of whom one can have released it before another one runs.
+    /// Who had to wait for it may have it since the last release before; everybody else since the call. A writer can give the lock
+    /// to all readers that wait, and to one that reads upgradably, and one of them can have released it before another one runs.
     pub fn owned_since_ns(&self, hold: &Hold) -> u64 {
         let acquired_ns = hold.span.start_ns;
         if !hold.contended {
@@ -34,7 +34,7 @@ impl Releases {
         let of_lock = self.0.get(&hold.addr);
         of_lock
             .map(|[by_anybody, by_writers]| {
-                if hold.op.is_shared() {
+                if hold.op.is_beside_readers() {
                     by_writers
                 } else {
                     by_anybody
@@ -54,7 +54,7 @@ mod tests {
 
     /// Two readers waited for a writer, and the first one is through before the second one runs.
     #[test]
-    fn a_writer_gives_the_lock_to_all_readers() {
+    fn a_writer_can_give_the_lock_to_all_readers() {
         let by = |tid, op, span| Hold {
             op,
             contended: tid != 1,

@@ -110,9 +110,11 @@ pub fn spawn_blocking<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
 ) -> JoinHandle<R> {
     start::spawn_blocking(move || {
+        truth::between_polls();
         let start_ns = truth::now();
         let result = work();
         truth::not_blocking(name, start_ns);
+        truth::between_polls();
         result
     })
 }

@@ -90,7 +90,8 @@ struct MeasuredPoll {
     /// What this thread noted last before: another poll's start or end, or the end of a park. Whatever led to this poll, it
     /// began no earlier.
     earliest_ns: u64,
-    /// What it noted first afterwards: another poll's start or end, or the start of a park.
+    /// What it noted first afterwards: another poll's start or end, or the start of a park; of a poll that handed its worker off,
+    /// that.
     latest_ns: Option<u64>,
 }
 
@@ -161,8 +162,8 @@ impl Buffer {
     /// The thread is somewhere else now than in the poll that ended last. Returns since when it can have been where it was.
     fn goes_on(&mut self, at_ns: u64) -> u64 {
         if let Some(mut poll) = self.last_poll.take() {
-            poll.latest_ns = Some(at_ns);
-            if at_ns - poll.earliest_ns >= POLL_FLOOR_NS {
+            let latest_ns = *poll.latest_ns.get_or_insert(at_ns);
+            if latest_ns - poll.earliest_ns >= POLL_FLOOR_NS {
                 self.push(Event::Poll(poll));
             }
         }
@@ -224,7 +225,8 @@ pub fn register_thread() {
     BUFFER.with(|_| {});
 }
 
-/// Called where a worker begins to wait for work, and where it has waited: no poll goes on there.
+/// Called where a thread begins or ends something that is no part of the poll before or behind it: to wait for work, a job of the
+/// blocking pool, a runtime of its own.
 pub fn between_polls() {
     BUFFER.with(|buffer| lock(buffer).goes_on(now()));
 }
@@ -300,7 +302,7 @@ impl Drop for Poll {
                 span,
                 end,
                 earliest_ns: self.earliest_ns,
-                latest_ns: None,
+                latest_ns: handoff.map(|(_, began_ns)| began_ns),
             });
         });
     }
