@@ -327,8 +327,11 @@ unsafe extern "C" fn step(_n: u32, context: *mut Context) -> i64 {
         }
     }
     let entry_stack_pointer = cfa.wrapping_sub(registers::return_pops());
-    return_address = walk.instances.original(entry_stack_pointer, return_address);
-    return_address = registers::plain_code_address(return_address);
+    // The trampoline is no frame of the program.
+    let Some(original) = walk.instances.original(entry_stack_pointer, return_address) else {
+        return stop(walk, OUTCOME_NO_TABLE);
+    };
+    return_address = registers::plain_code_address(original);
     // Where a thread starts, its unwind information says so; a zero is no such word, and what can't be an address
     // is no frame.
     if !(LOWEST_CODE..HIGHEST_CODE).contains(&return_address) {

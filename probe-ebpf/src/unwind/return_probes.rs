@@ -72,9 +72,10 @@ impl Instances {
     }
 
     /// Where the function that was entered with this stack pointer returns to, if it looked as if it were
-    /// `return_address`.
+    /// `return_address`. None if that is the trampoline and nobody knows what was there: another tool's return probe, whose
+    /// original is not in the list yet.
     #[inline(always)]
-    pub fn original(&mut self, entry_stack_pointer: u64, return_address: u64) -> u64 {
+    pub fn original(&mut self, entry_stack_pointer: u64, return_address: u64) -> Option<u64> {
         for _ in 0..AT_ONE_FRAME {
             if self.next == 0 || self.stack >= entry_stack_pointer {
                 break;
@@ -83,15 +84,17 @@ impl Instances {
             self.look();
         }
         if self.next == 0 || self.stack != entry_stack_pointer {
-            if self.entered.stack_pointer == entry_stack_pointer && is_trampoline(return_address, 1)
-            {
-                count(wire::COUNTER_RETURN_ADDRESSES_RESTORED);
-                return self.entered.return_address;
+            if !is_trampoline(return_address, 1) {
+                return Some(return_address);
             }
-            return return_address;
+            if self.entered.stack_pointer != entry_stack_pointer {
+                return None;
+            }
+            count(wire::COUNTER_RETURN_ADDRESSES_RESTORED);
+            return Some(self.entered.return_address);
         }
         count(wire::COUNTER_RETURN_ADDRESSES_RESTORED);
-        read(self.next + config::return_instance_original())
+        Some(read(self.next + config::return_instance_original()))
     }
 
     /// Whether a function with a return probe was entered last with this stack pointer.
@@ -129,7 +132,7 @@ impl Instances {
         if self.next != 0 && above <= PUSHED {
             let entry_stack_pointer = self.stack;
             return Some(Left {
-                return_address: self.original(entry_stack_pointer, 0),
+                return_address: self.original(entry_stack_pointer, 0)?,
                 stack_pointer: entry_stack_pointer.wrapping_add(pops),
             });
         }
