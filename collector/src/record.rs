@@ -347,12 +347,12 @@ impl<'a> Recording<'a> {
                     self.look_at_runtime_threads();
                 }
                 _ = look.tick() => {
-                    self.stacks.take_early(&mut self.probes, &mut self.writer)?;
+                    self.stacks.take(stacks::MANY, &mut self.probes, &mut self.writer)?;
                 }
                 _ = keep.tick() => {
                     // A killed recorder loses a second at most.
                     self.writer.flush()?;
-                    self.stacks.take(&mut self.probes, &mut self.writer)?;
+                    self.stacks.take(1, &mut self.probes, &mut self.writer)?;
                     // A library that took the place of another one is not missed by any stack.
                     self.look_at_mappings();
                     self.look_for_stuck(tell);
@@ -489,7 +489,11 @@ impl<'a> Recording<'a> {
         let mut stacks = self.stacks.rest(&mut self.probes)?;
         let stuck = self.stuck.take().map(StuckThreads::into_found);
         let stuck = stuck.unwrap_or_default();
-        stacks.extend(stuck.stacks.into_iter().map(|(id, stack)| (id.0, stack)));
+        let mut addresses = std::mem::take(&mut self.stacks).into_addresses();
+        for (id, stack) in stuck.stacks {
+            addresses.extend(SymbolTable::lookup_addresses(&stack.addresses));
+            stacks.insert(id.0, stack);
+        }
         let poll_sites = self.poll_sites()?;
         // Libraries may have been loaded meanwhile; of a target that is gone, the files that were opened at
         // the start remain.
@@ -499,15 +503,11 @@ impl<'a> Recording<'a> {
         {
             self.symbolizer = ProcessSymbolizer::new(&mapped_modules(&modules), self.search);
         }
-        let of_rest = stacks
-            .values()
-            .flat_map(|stack| SymbolTable::lookup_addresses(&stack.addresses));
         let of_spawns = poll_sites
             .iter()
             .flat_map(|site| &site.spawn_paths)
             .flat_map(|path| SymbolTable::lookup_addresses(&path.0));
-        let mut addresses = self.stacks.into_addresses();
-        addresses.extend(of_rest.chain(of_spawns));
+        addresses.extend(of_spawns);
         let mut symbols = self.symbolizer.symbolize(addresses);
         symbols
             .refused

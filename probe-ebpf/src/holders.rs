@@ -20,7 +20,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     atomics,
     emit::{count, emit},
-    maps::{EMPTY_LOCK, HOLDS, LOCKS, PAIRS, config},
+    maps::{EMPTY_LOCK, HOLDS, LOCKS, NO_EXIST, PAIRS, config},
     permits, polls,
     scratch::{self, Scratch},
     sums, threads, window,
@@ -73,9 +73,6 @@ pub struct LockState {
     operation: u32,
     releases: [Release; RELEASES],
 }
-
-/// Two may come here at once; the loser finds the winner's entry.
-const NO_EXIST: u64 = 1;
 
 /// What is known of a lock, if anything.
 #[inline(always)]

@@ -5,7 +5,7 @@ use holdup_probe_ebpf::wire;
 use crate::{
     atomics,
     emit::count,
-    maps::{DEEP_STACKS, STACK_COUNTS, STACKS},
+    maps::{DEEP_STACKS, NO_EXIST, STACK_COUNTS, STACKS},
 };
 
 /// A hash that is fed one frame at a time: FNV-1a over words (http://www.isthe.com/chongo/tech/comp/fnv/), with a
@@ -27,9 +27,7 @@ pub fn is_half_full() -> bool {
     stored >= u64::from(wire::STACKS) / 2
 }
 
-/// BPF_NOEXIST of include/uapi/linux/bpf.h. Two may store one stack at once: it is counted once.
-const NO_EXIST: u64 = 1;
-/// -EEXIST.
+/// -EEXIST: another CPU was faster, and has counted the stack.
 const EXISTS: i32 = -17;
 
 /// Stores a stack under its hash, if it isn't there, and returns its key; 0 when there is no room.

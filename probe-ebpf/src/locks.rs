@@ -24,7 +24,7 @@ use crate::{
     atomics, early,
     emit::{count, emit},
     holders::{self, Join, Wait},
-    maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, WAITING, config},
+    maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, NO_EXIST, WAITING, config},
     permits, polls,
     registers::{self, saved},
     sched, scratch, stolen, sums, threads, unwind, window,
@@ -672,8 +672,6 @@ fn aggregate(key: &wire::LockWaitKey, wait_ns: u64, join: Option<&Join>) {
         Some(totals) => totals,
         None => {
             if let Some(empty) = EMPTY_LOCK_WAIT.get(0) {
-                // Two threads can come here at once; the loser finds the winner's entry below.
-                const NO_EXIST: u64 = 1;
                 let _ = LOCK_WAITS.insert(key, empty, NO_EXIST);
             }
             let Some(totals) = LOCK_WAITS.get_ptr_mut(key) else {

@@ -121,6 +121,10 @@ pub static THREADS: HashMap<u64, wire::Thread> = HashMap::with_max_entries(4096,
 #[map]
 pub static EMPTY_THREAD: Array<wire::Thread> = Array::with_max_entries(1, 0);
 
+/// For `insert`: what is there already stays. BPF_NOEXIST of include/uapi/linux/bpf.h. Two may come to insert at once; the loser finds
+/// the winner's entry.
+pub const NO_EXIST: u64 = 1;
+
 /// Interned stacks by hash.
 #[map]
 pub static STACKS: HashMap<u64, wire::ShortStack> = HashMap::with_max_entries(wire::STACKS, 0);

@@ -36,7 +36,7 @@ use crate::{
     atomics, early,
     emit::{count, count_by, emit, emit_urgent},
     locks,
-    maps::{BLOCKING_POLLS, RETURN_SITES, SITE_CLASS, SITE_TOTALS, TASKS, config},
+    maps::{BLOCKING_POLLS, NO_EXIST, RETURN_SITES, SITE_CLASS, SITE_TOTALS, TASKS, config},
     registers, sched, slices, stolen,
     sums::{self, log2},
     threads, wakes, window,
@@ -158,7 +158,6 @@ fn announce_return_site(thread: *mut wire::Thread, return_addr: u64, site: u32, 
         zero: 0,
     };
     // Two threads can come here at once: only the one that inserts announces.
-    const NO_EXIST: u64 = 1;
     if RETURN_SITES.insert(return_addr, unknown, NO_EXIST).is_err() {
         return;
     }

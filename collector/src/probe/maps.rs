@@ -32,39 +32,24 @@ pub(super) fn failed(
 impl Probes {
     /// Bounds the recording; `u64::MAX` for a bound that is not known yet.
     pub fn set_window(&mut self, window: wire::Window) -> Result<(), ProbeError> {
-        self.array_set("WINDOW", 0, window.as_bytes())
+        const BYTES: usize = size_of::<wire::Window>();
+        self.array_set::<BYTES>("WINDOW", 0, zerocopy::transmute!(window))
     }
 
     /// Tells what a poll site runs: a `CLASS_` code.
     pub fn set_site_class(&mut self, site: u32, class: u32) -> Result<(), ProbeError> {
-        self.array_set("SITE_CLASS", site, class.as_bytes())
+        self.array_set("SITE_CLASS", site, class.to_ne_bytes())
     }
 
-    fn array_set(
+    fn array_set<const BYTES: usize>(
         &mut self,
         name: &'static str,
         index: u32,
-        value: &[u8],
+        value: [u8; BYTES],
     ) -> Result<(), ProbeError> {
-        let map = self.map_mut(name)?;
-        let result = match value.len() {
-            4 => {
-                let mut bytes = [0; 4];
-                bytes.copy_from_slice(value);
-                Array::<_, [u8; 4]>::try_from(map).and_then(|mut array| array.set(index, bytes, 0))
-            }
-            16 => {
-                let mut bytes = [0; 16];
-                bytes.copy_from_slice(value);
-                Array::<_, [u8; 16]>::try_from(map).and_then(|mut array| array.set(index, bytes, 0))
-            }
-            other => {
-                return Err(failed(WRITE, name)(&format!(
-                    "no map has values of {other} bytes"
-                )));
-            }
-        };
-        result.map_err(|error| failed(WRITE, name)(&error))
+        Array::<_, [u8; BYTES]>::try_from(self.map_mut(name)?)
+            .and_then(|mut array| array.set(index, value, 0))
+            .map_err(|error| failed(WRITE, name)(&error))
     }
 
     pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, ProbeError> {
@@ -170,10 +155,8 @@ impl Probes {
         };
         let (short, removed) = self.take_entries::<[u8; SHORT]>("STACKS")?;
         self.stacks_taken += removed;
-        let taken = self.stacks_taken;
-        Array::<_, u64>::try_from(self.map_mut("STACK_COUNTS")?)
-            .and_then(|mut counts| counts.set(wire::STACKS_TAKEN, taken, 0))
-            .map_err(|error| failed(WRITE, "STACK_COUNTS")(&error))?;
+        let taken = self.stacks_taken.to_ne_bytes();
+        self.array_set("STACK_COUNTS", wire::STACKS_TAKEN, taken)?;
         let short = short.into_iter().filter_map(|(key, value)| {
             let it: wire::ShortStack = read(&value)?;
             Some((key, stack(it.frames, it.outcome, &it.addrs)))

@@ -14,6 +14,9 @@ use holdup_probe_ebpf::wire;
 /// they stay in the maps, and the kernel side counts what finds no room there.
 const MOST_STACKS: usize = 1 << 18;
 
+/// So many are taken before it is time.
+pub(super) const MANY: u32 = wire::STACKS / 8;
+
 /// What was taken so far.
 #[derive(Debug, Default)]
 pub(super) struct TakenStacks {
@@ -22,30 +25,20 @@ pub(super) struct TakenStacks {
 }
 
 impl TakenStacks {
-    /// Takes what is there. What can't be taken stays for the next time.
+    /// Takes what is there, if it is so many. What can't be taken stays for the next time.
     pub(super) fn take(
         &mut self,
+        at_least: u32,
         probes: &mut Probes,
         writer: &mut Writer,
     ) -> Result<(), RecordError> {
         let has_room = self.keys.len() + wire::STACKS as usize <= MOST_STACKS;
-        if has_room && is_waiting(probes, 1) {
+        let is_waiting = |waiting| waiting >= u64::from(at_least);
+        if has_room && probes.stacks_waiting().is_ok_and(is_waiting) {
             match self.rest(probes) {
                 Ok(stacks) => writer.stacks(stacks.iter())?,
                 Err(error) => tracing::warn!("stacks are left where they are: {error}"),
             }
-        }
-        Ok(())
-    }
-
-    /// Takes what is there if the room for more gets less.
-    pub(super) fn take_early(
-        &mut self,
-        probes: &mut Probes,
-        writer: &mut Writer,
-    ) -> Result<(), RecordError> {
-        if is_waiting(probes, wire::STACKS / 8) {
-            self.take(probes, writer)?;
         }
         Ok(())
     }
@@ -68,11 +61,4 @@ impl TakenStacks {
     pub(super) fn into_addresses(self) -> BTreeSet<u64> {
         self.addresses
     }
-}
-
-/// Whether so many stacks are there to be taken.
-fn is_waiting(probes: &Probes, stacks: u32) -> bool {
-    probes
-        .stacks_waiting()
-        .is_ok_and(|waiting| waiting >= u64::from(stacks))
 }

@@ -296,7 +296,8 @@ fn is_behind_call(addr: u64) -> bool {
 }
 
 /// Whether it is a call through a pointer beside the one that a register has, as in a vtable or on the stack: `call *(%reg)`,
-/// `call *disp8(%reg)`, `call *disp32(%reg)`, and with a second register or the stack pointer. Too weak a sign where any word of the stack may be one.
+/// `call *disp8(%reg)`, `call *disp32(%reg)`, and with a second register or the stack pointer. Too weak a sign where any
+/// word of the stack may be one.
 #[inline(always)]
 fn is_behind_call_through_memory(addr: u64) -> bool {
     let bytes = code_before(addr);

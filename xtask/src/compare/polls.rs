@@ -62,11 +62,10 @@ pub fn polls(truth: &Truth, report: &Reported) -> Vec<Check> {
                 truth_total += poll.nearest_ns(span.ns);
                 report_total += span.ns;
             }
-            Some((index, span, _)) if span.ns < threshold + THRESHOLD_BAND_NS => {
-                explained[index] = true;
-                near_threshold += 1;
-            }
-            Some((index, span, _)) if span.is_within(poll.surroundings) => {
+            Some((index, span, _))
+                if span.ns >= threshold + THRESHOLD_BAND_NS
+                    && span.is_within(poll.surroundings) =>
+            {
                 explained[index] = true;
                 outside_of_clock += 1;
             }
