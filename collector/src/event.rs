@@ -261,7 +261,7 @@ pub struct CpuSample {
 pub struct WaitHolder {
     /// The thread that released the lock.
     pub tid: Tid,
-    /// How much of the wait it took.
+    /// How much of the wait it took at least.
     pub held: Nanos,
     /// Stack of its release.
     pub stack: Option<StackId>,
@@ -292,16 +292,8 @@ pub struct LockWait {
     pub releases: u32,
     /// Who released, in that order; of more than fit, those that took most of it.
     pub holders: [Option<WaitHolder>; wire::WAIT_HOLDERS],
-    /// The wait behind the last release.
+    /// What of it lies behind a release, before the lock was known to be somebody's again.
     pub handover: Nanos,
-}
-
-impl LockWait {
-    /// The holder that took most of the wait, of those that are known.
-    pub fn main_holder(&self) -> Option<WaitHolder> {
-        let known = self.holders.iter().flatten();
-        known.copied().max_by_key(|holder| holder.held)
-    }
 }
 
 /// A hold with an event of its own.
@@ -537,7 +529,7 @@ pub struct LockWaitTotals {
     pub long_total: Nanos,
     /// Of all, the waits during which a release was seen.
     pub joined: u64,
-    /// What of those lay behind the last release.
+    /// What of those lay behind a release, before the lock was known to be somebody's again.
     pub handover: Nanos,
     /// Entry i counts waits of 2^i up to (excluding) 2^(i+1) ns; the last one is open.
     pub log2_histogram: Vec<u64>,

@@ -34,6 +34,9 @@ const RELEASES: usize = 16;
 #[derive(Clone, Copy)]
 pub struct Release {
     at_ns: u64,
+    /// Since when who releases it is known to have had it: `at_ns` where that is not known, 0 where it was since the release
+    /// before.
+    since_ns: u64,
     stack: u64,
     tid: u32,
     zero: u32,
@@ -49,6 +52,8 @@ pub struct LockState {
     /// Since when it has the holder that it has now, 0 when that is not known. Of a lock of Tokio's, since when its
     /// queue is not empty.
     pub locked_since_ns: u64,
+    /// Since when the same thread has it upgradably or exclusively, beside readers who may come and go; 0 when that is not known.
+    upgradable_since_ns: u64,
     /// When it was acquired, if that was seen and no release since, else 0.
     acquired_ns: u64,
     /// Stack of that acquisition.
@@ -94,16 +99,29 @@ pub fn known_or_new(lock: u64) -> Option<*mut LockState> {
     state
 }
 
-/// Somebody fell asleep in the lock's slow path. If nobody new `keeps_its_holders` from releasing it last, whose release
-/// will be seen has it by now.
+/// Who has a lock that somebody falls asleep for, and will have it until a release that will be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Staying {
+    /// That is not known.
+    Nobody,
+    /// Who has it upgradably; readers may come and go.
+    Upgradable,
+    /// Who has it, be it several: nobody new can get it before they all have released it.
+    All,
+}
+
+/// Somebody fell asleep in the lock's slow path.
 #[inline(always)]
-pub fn fell_asleep(lock: u64, keeps_its_holders: bool, at_ns: u64) {
+pub fn fell_asleep(lock: u64, staying: Staying, at_ns: u64) {
     if let Some(state) = known_or_new(lock) {
         // SAFETY: a map value.
         unsafe {
             atomics::add(&raw mut (*state).sleepers, 1);
-            if keeps_its_holders && (*state).locked_since_ns == 0 {
+            if staying == Staying::All && (*state).locked_since_ns == 0 {
                 (*state).locked_since_ns = at_ns;
+            }
+            if staying == Staying::Upgradable && (*state).upgradable_since_ns == 0 {
+                (*state).upgradable_since_ns = at_ns;
             }
         }
     }
@@ -131,13 +149,17 @@ pub fn waits_no_more(lock: u64) {
     }
 }
 
-/// Somebody who was asleep is woken: the lock may have been released.
+/// Somebody who was asleep is woken: the lock may have been released, but for one who has it upgradably and waited for the
+/// readers beside.
 #[inline(always)]
-pub fn woke(lock: u64) {
+pub fn woke(lock: u64, operation: u32) {
     if let Some(state) = known(lock) {
         // SAFETY: a map value.
         unsafe {
             (*state).locked_since_ns = 0;
+            if operation != wire::LOCK_RW_UPGRADE {
+                (*state).upgradable_since_ns = 0;
+            }
             one_less(state);
         }
     }
@@ -188,10 +210,12 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
     // SAFETY: the running thread's record, and a map value that the lock's holder writes.
     unsafe {
         let tid = (*thread).tid;
-        remember(state, at_ns, stack, tid);
         let acquired_ns = (*state).acquired_ns;
         let is_acquirer = acquired_ns != 0 && (*state).acquirer == tid;
         let locked_since_ns = (*state).locked_since_ns;
+        let acquired_since_ns = permits::thread_acquired_ns(thread, state, lock, operation);
+        let since_ns = known_since_ns(state, operation, acquired_since_ns, at_ns);
+        remember(state, at_ns, since_ns, stack, tid);
         let acquire_stack = (*state).acquire_stack;
         let seen_operation = (*state).operation;
         (*state).locked_since_ns = 0;
@@ -232,12 +256,44 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
     }
 }
 
-/// Adds a release to those that are remembered. The lock is still held by who calls, or about to be.
+/// Since when who releases the lock now is known to have it. `acquired_ns` is when it was seen to acquire it, else 0.
 ///
 /// # Safety
 /// `state` is a map value.
 #[inline(always)]
-pub unsafe fn remember(state: *mut LockState, at_ns: u64, stack: u64, tid: u32) {
+pub unsafe fn known_since_ns(
+    state: *mut LockState,
+    operation: u32,
+    acquired_ns: u64,
+    at_ns: u64,
+) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut since_ns = earlier((*state).locked_since_ns, at_ns);
+        since_ns = earlier(acquired_ns, since_ns);
+        // A reader is not the one who has it upgradably beside.
+        if operation != wire::LOCK_RW_SHARED {
+            since_ns = earlier((*state).upgradable_since_ns, since_ns);
+            (*state).upgradable_since_ns = 0;
+        }
+        since_ns
+    }
+}
+
+/// The earlier of two times, the first of which is known if it is not 0.
+#[inline(always)]
+fn earlier(maybe_ns: u64, ns: u64) -> u64 {
+    // What is unknown lies at the end of time.
+    maybe_ns.wrapping_sub(1).min(ns - 1) + 1
+}
+
+/// Adds a release to those that are remembered. The lock is still held by who calls, or about to be. `since_ns` is as in
+/// [`Release`].
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+pub unsafe fn remember(state: *mut LockState, at_ns: u64, since_ns: u64, stack: u64, tid: u32) {
     // One release that wakes several is one.
     const SAME_NS: u64 = 50_000;
     // SAFETY: the caller's promise; masked below RELEASES, a power of two.
@@ -251,6 +307,7 @@ pub unsafe fn remember(state: *mut LockState, at_ns: u64, stack: u64, tid: u32) 
         let n = (*state).seen as usize & (RELEASES - 1);
         *releases.add(n) = Release {
             at_ns,
+            since_ns,
             stack,
             tid,
             zero: 0,
@@ -398,6 +455,8 @@ pub struct Join {
     end_ns: u64,
     /// Up to here the wait is accounted for.
     upto_ns: u64,
+    /// What of it lies behind a release and before anybody is known to have the lock again.
+    released_ns: u64,
     operation: u32,
     is_recorded: u32,
     /// Releases met so far.
@@ -406,8 +465,17 @@ pub struct Join {
     pub holders: [wire::WaitHolder; wire::WAIT_HOLDERS],
 }
 
-/// Goes through the releases of a lock during a wait, and charges each with what it took of it. The result is in
-/// claimed room, which the caller gives back; None when all is taken.
+/// Goes through the releases of a lock during a wait, and charges each with what it is known to have taken of it. The
+/// result is in claimed room, which the caller gives back; None when all is taken.
+///
+/// ```text
+///   wait      |---- unseen ----|-- A --|-- handover --|-- B --|-- handover --|
+///             start    locked since    release        ^       release        end
+///                                            locked since, or acquired
+/// ```
+///
+/// Who waits spins before it falls asleep, on a busy machine for milliseconds, and meanwhile a release can go unseen: who
+/// releases the lock later may have had it since the wait began, or may have waited as well.
 #[inline(always)]
 pub fn join(wait: &Wait) -> Option<*mut Scratch> {
     let Some(scratch) = scratch::claim() else {
@@ -422,6 +490,7 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
         (*join).start_ns = wait.start_ns;
         (*join).end_ns = wait.end_ns;
         (*join).upto_ns = wait.start_ns;
+        (*join).released_ns = 0;
         (*join).operation = wait.operation;
         (*join).is_recorded = u32::from(wait.is_recorded);
         (*join).releases = 0;
@@ -450,10 +519,13 @@ struct Joining {
 }
 
 impl Join {
-    /// What of the wait lies behind the last release.
+    /// What of the wait lies behind a release, and before the lock was known to be somebody's again.
     #[inline(always)]
     pub fn handover_ns(&self) -> u64 {
-        self.end_ns.saturating_sub(self.upto_ns)
+        if self.releases == 0 {
+            return 0;
+        }
+        self.released_ns + self.end_ns.saturating_sub(self.upto_ns)
     }
 
     /// The holder that took most of it, of those that are kept.
@@ -486,9 +558,13 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
             return 0;
         }
         // Two CPUs can have written theirs in the other order: what is charged to one is not charged to the other.
-        let held_ns = at_ns.saturating_sub(join.upto_ns);
-        join.upto_ns += held_ns;
+        let upto_ns = join.upto_ns.max(at_ns);
+        let held_ns = (upto_ns - join.upto_ns).min(at_ns.saturating_sub((*release).since_ns));
         let nth = join.releases;
+        if nth != 0 {
+            join.released_ns += upto_ns - join.upto_ns - held_ns;
+        }
+        join.upto_ns = upto_ns;
         join.releases += 1;
         // There were more than are remembered: who held it before this one is not known.
         if n == 0 && seen >= RELEASES as u64 {

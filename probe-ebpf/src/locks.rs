@@ -23,7 +23,7 @@ use holdup_probe_ebpf::wire::{self, unwind::KIND_UPROBE};
 use crate::{
     atomics, early,
     emit::{count, emit},
-    holders::{self, Join, Wait},
+    holders::{self, Join, Staying, Wait},
     maps::{EMPTY_LOCK_WAIT, LOCK_WAITS, NO_EXIST, WAITING, config},
     permits, polls,
     registers::{self, saved},
@@ -206,7 +206,7 @@ unsafe fn pop(thread: *mut wire::Thread) -> wire::LockFrame {
             holders::waits_no_more(left.lock);
         }
         if is_asleep(left.asleep_ns) {
-            holders::woke(left.lock);
+            holders::woke(left.lock, left.operation);
         }
         left
     }
@@ -330,7 +330,7 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
                 at_ns,
                 stack: key.waiter_stack,
                 lock: key.lock,
-                handover_ns: join.map_or(wait_ns, Join::handover_ns),
+                handover_ns: join.map_or(0, Join::handover_ns),
                 releases: join.map_or(0, |join| join.releases),
                 operation: key.operation,
                 holder: join.map_or(wire::NO_HOLDER, Join::main_holder),
@@ -365,7 +365,7 @@ fn emit_wait(
         poll_start_ns,
         waiter_stack: key.waiter_stack,
         task,
-        handover_ns: join.map_or(at_ns.saturating_sub(start_ns), Join::handover_ns),
+        handover_ns: join.map_or(0, Join::handover_ns),
         releases: join.map_or(0, |join| join.releases),
         operation: key.operation,
         outcome: key.outcome,
@@ -545,31 +545,44 @@ pub fn fell_asleep(thread: *mut wire::Thread) {
             let at_ns = crate::now();
             (*wait).asleep_ns = at_ns;
             let lock = (*wait).lock;
-            holders::fell_asleep(lock, keeps_its_holders(lock, operation), at_ns);
+            holders::fell_asleep(lock, staying(lock, operation), at_ns);
         }
     }
 }
 
-/// Whether nobody new can get to hold the lock before those who hold it now have released it: it has one holder, or a
-/// writer waits for its readers. Asked by a thread that waits for it.
+/// Who has the lock and will have it until a release that will be seen: a mutex has one holder; a writer that waits for
+/// readers keeps new ones out; and who waits to write or to read upgradably waits for the one that does. Asked by a thread
+/// that waits for it.
 #[inline(always)]
-fn keeps_its_holders(lock: u64, operation: u32) -> bool {
+fn staying(lock: u64, operation: u32) -> Staying {
     // std's sys/sync/rwlock/futex.rs; parking_lot's raw_rwlock.rs, where a writer sets its bit before it waits for
     // readers, and not while it waits for an upgradable read.
     const MASK: u32 = (1 << 30) - 1;
     const WRITERS_WAITING: u32 = 1 << 31;
+    const UPGRADABLE_BIT: u32 = 0b100;
     const WRITER_BIT: u32 = 0b1000;
     if matches!(operation, wire::LOCK_MUTEX | wire::LOCK_STD_MUTEX) {
-        return true;
+        return Staying::All;
     }
     // SAFETY: the helper checks the user address and reports a fault as an error.
     let Ok(state) = (unsafe { bpf_probe_read_user(lock as *const u32) }) else {
-        return false;
+        return Staying::Nobody;
     };
-    if wire::is_std_lock(operation) {
+    let all_stay = if wire::is_std_lock(operation) {
         state & MASK == MASK || (state & MASK != 0 && state & WRITERS_WAITING != 0)
     } else {
         state & WRITER_BIT != 0
+    };
+    let waits_for_upgradable = matches!(
+        operation,
+        wire::LOCK_RW_UPGRADABLE | wire::LOCK_RW_EXCLUSIVE
+    );
+    if all_stay {
+        Staying::All
+    } else if waits_for_upgradable && state & UPGRADABLE_BIT != 0 {
+        Staying::Upgradable
+    } else {
+        Staying::Nobody
     }
 }
 
@@ -608,7 +621,7 @@ pub fn woken(thread: *mut wire::Thread) {
             holders::released(waker, lock, operation, crate::now(), stack);
         }
         if was_asleep {
-            holders::woke(lock);
+            holders::woke(lock, operation);
         }
     }
 }

@@ -257,6 +257,39 @@ pub fn thread_holds(thread: *mut wire::Thread, lock: u64) -> bool {
     HELD.get_ptr(key_of_thread(thread, lock)).is_some()
 }
 
+/// Since when the running thread, which releases such a lock, has had it; 0 where that was not seen.
+///
+/// # Safety
+/// `thread` is the running thread's record, `state` a map value.
+#[inline(always)]
+pub unsafe fn thread_acquired_ns(
+    thread: *mut wire::Thread,
+    state: *const LockState,
+    lock: u64,
+    operation: u32,
+) -> u64 {
+    // SAFETY: the caller's promise, and a map value.
+    unsafe {
+        if (*state).is_watched == 0 || !is_its_own(thread, state, operation) {
+            return 0;
+        }
+        match HELD.get_ptr(key_of_thread(thread, lock)) {
+            Some(permits) => (*permits).acquired_ns,
+            None => 0,
+        }
+    }
+}
+
+/// Not so if the guard was sent to another thread, and this is a later one that was sent here.
+///
+/// # Safety
+/// Those of `thread_acquired_ns`.
+#[inline(always)]
+unsafe fn is_its_own(thread: *mut wire::Thread, state: *const LockState, operation: u32) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { !wire::is_exclusive(operation) || (*state).acquirer == (*thread).tid }
+}
+
 /// The running thread releases such a lock. `release_stack` is None where it was not taken yet: then it is if
 /// the hold was long, or if somebody waits. False if the acquisition was not seen.
 ///
@@ -276,9 +309,8 @@ pub unsafe fn thread_releases(
         let (Some(permits), Some(state)) = (HELD.get_ptr_mut(key), holders::known(lock)) else {
             return false;
         };
-        // Whoever is woken by this release has nothing to add.
-        (*state).locked_since_ns = 0;
         let since_ns = (*permits).acquired_ns;
+        let is_its_own = is_its_own(thread, state, operation);
         let is_long = at_ns.saturating_sub(since_ns) >= config::sample_after_ns();
         let (poll_start_ns, acquired_in_ns) = match polls::innermost(thread) {
             Some(poll) => ((*poll).start_ns, (*permits).poll_start_ns),
@@ -296,14 +328,16 @@ pub unsafe fn thread_releases(
                 };
                 // Nobody is parked yet, so that the slow unlock does not tell of it.
                 if has_waiters {
-                    holders::remember(state, at_ns, stack, (*thread).tid);
+                    let acquired_ns = if is_its_own { since_ns } else { 0 };
+                    let known_ns = holders::known_since_ns(state, operation, acquired_ns, at_ns);
+                    holders::remember(state, at_ns, known_ns, stack, (*thread).tid);
                 }
                 stack
             }
         };
+        // Whoever is woken by this release has nothing to add.
+        (*state).locked_since_ns = 0;
         let is_only = (*permits).count == 1;
-        // Not so if the guard was sent to another thread, and this is a later one that was sent here.
-        let is_its_own = !wire::is_exclusive(operation) || (*state).acquirer == (*thread).tid;
         let hold = Held {
             lock,
             since_ns,
@@ -442,7 +476,13 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
             0
         };
         if has_waiters {
-            holders::remember(state, at_ns, release_stack, (*thread).tid);
+            let known_ns = match since_ns {
+                // Nobody acquires room in a channel, and who makes some had all of it.
+                0 if (*state).matched == 0 => 0,
+                0 => at_ns,
+                since_ns => since_ns,
+            };
+            holders::remember(state, at_ns, known_ns, release_stack, (*thread).tid);
         }
         let mut hold = Held {
             lock: semaphore,

@@ -299,7 +299,7 @@ pub const WAIT_HOLDERS: usize = 4;
 pub struct WaitHolder {
     /// Stack of its release; 0 when no stack could be stored.
     pub stack: u64,
-    /// How much of the wait it took: from the release before it (or the wait's start) to its own.
+    /// How much of the wait it took at least: since it is known to have the lock, until its release.
     pub held_ns: u64,
     /// The thread that released the lock; 0 for none.
     pub tid: u32,
@@ -336,7 +336,8 @@ pub struct LockWait {
     pub waiter_stack: u64,
     /// Header of the task that waited for a lock of Tokio's; 0 for none.
     pub task: u64,
-    /// The wait behind the last release during it, until it ended; all of it when no release was seen.
+    /// What of the wait lies behind a release: until the next one was known to have the lock, or the waiter ran. Nothing
+    /// when no release was seen.
     pub handover_ns: u64,
     /// Releases during the wait that were seen.
     pub releases: u32,
@@ -602,7 +603,7 @@ pub struct LockWaitTotals {
     pub long_total_ns: u64,
     /// Of all, the waits during which a release was seen.
     pub joined_count: u64,
-    /// What of those lay behind the last release.
+    /// What of those lay behind a release, before the lock was known to be somebody's again.
     pub handover_ns: u64,
     /// Bucket i counts waits of 2^i up to (excluding) 2^(i+1) ns.
     pub log2_histogram: [u64; LOCK_WAIT_BUCKETS],

@@ -63,14 +63,16 @@ impl fmt::Display for Check {
 }
 
 /// Prints every figure; fails when one is out of bounds.
-pub fn run(truth: &Path, dir: &Path, only_parts: bool) -> Result<ExitCode> {
+pub fn run(truth: &Path, dir: &Path, overcommitted: bool) -> Result<ExitCode> {
     let truth = Truth::parse(&read(truth)?)?;
     let report = Reported::parse(&read(&dir.join("report.json"))?)?;
     let flame_ns = total_of_flamegraph(&read(&dir.join("blocking.svg"))?)?;
 
     let mut checks = polls::polls(&truth, &report);
     checks.extend(parts::parts(&truth, &report));
-    if !only_parts {
+    if overcommitted {
+        checks.extend(holders::charges(&truth, &report));
+    } else {
         checks.extend(victims::victims(&truth, &report));
         checks.extend(waits::waits(&truth, &report));
         checks.extend(holders::holders(&truth, &report));

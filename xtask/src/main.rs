@@ -74,9 +74,10 @@ enum Command {
         truth: PathBuf,
         /// The folder that holdup recorded into
         dir: PathBuf,
-        /// Compare long polls and what they are made of alone: on a machine that is too busy for the rest
+        /// Leave out what can't be seen as well on a machine with more to do than CPUs: compare long polls, what they are made of,
+        /// and who is charged with lock waits
         #[arg(long)]
-        only_parts: bool,
+        overcommitted: bool,
     },
     /// Compare what console-subscriber said of the contention workload with what holdup reported, and print the figures
     CompareConsole {
@@ -156,8 +157,8 @@ fn main() -> ExitCode {
         Command::Compare {
             truth,
             dir,
-            only_parts,
-        } => compare::run(&truth, &dir, only_parts),
+            overcommitted,
+        } => compare::run(&truth, &dir, overcommitted),
         Command::CompareConsole { file, dir } => compare::console::run(&file, &dir),
         Command::Citadel {
             flavour,

@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::polls::Parts;
-use crate::event::{LockAddr, LockOperation, LongPoll, Nanos, OffCpuCause, StackId, Timestamp};
+use crate::event::{
+    LockAddr, LockOperation, LockWait, LongPoll, Nanos, OffCpuCause, StackId, Timestamp,
+};
 
 /// What a thread was doing for a part of a long poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +49,18 @@ pub enum Evidence {
     NoEvent,
 }
 
+/// Who had the lock while a thread waited for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HeldBy {
+    /// That was not seen, or is not asked: there was no lock wait.
+    #[default]
+    Unseen,
+    /// Nobody that is known: it had been released, and the one who was to have it next did not run yet.
+    Handover,
+    /// Who released it with this stack, if that could be stored.
+    Holder(Option<StackId>),
+}
+
 /// A stretch of a long poll, or several with the same stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -58,8 +72,8 @@ pub struct Share {
     pub stack: Option<StackId>,
     /// The lock that was waited for.
     pub lock: Option<(LockAddr, LockOperation)>,
-    /// Where its holder released it.
-    pub holder_stack: Option<StackId>,
+    /// Who had it meanwhile.
+    pub held_by: HeldBy,
     /// Of sleep, what for, where that was told.
     pub cause: Option<OffCpuCause>,
     /// How long.
@@ -116,12 +130,14 @@ impl PollAnatomy {
         for wait in &parts.waits {
             let (inside, behind) = clip(&poll, wait.start, wait.end);
             lock_wait = lock_wait.saturating_sub(behind);
-            let key = Key {
-                lock: Some((wait.lock, wait.operation)),
-                holder_stack: wait.main_holder().and_then(|holder| holder.stack),
-                ..Key::new(Activity::LockWait, wait.waiter_stack)
-            };
-            known.push((key, inside));
+            for (held_by, time) in by_holder(wait, inside) {
+                let key = Key {
+                    lock: Some((wait.lock, wait.operation)),
+                    held_by,
+                    ..Key::new(Activity::LockWait, wait.waiter_stack)
+                };
+                known.push((key, time));
+            }
         }
 
         let duration = poll.end.since(poll.start);
@@ -184,6 +200,24 @@ fn share_out(on_cpu: Nanos, poll: &LongPoll, parts: &Parts, shares: &mut Shares)
     }
 }
 
+/// What of a lock wait is whose; adds up to `inside`, which is all of the wait, or what of it lies in the poll.
+fn by_holder(wait: &LockWait, inside: Nanos) -> Vec<(HeldBy, Nanos)> {
+    let holders = wait.holders.iter().flatten();
+    let mut parts: Vec<_> = holders
+        .map(|holder| (HeldBy::Holder(holder.stack), holder.held))
+        .collect();
+    if wait.releases > 0 {
+        parts.push((HeldBy::Handover, wait.handover));
+    }
+    let mut left = inside;
+    for (_, time) in &mut parts {
+        *time = (*time).min(left);
+        left = left.saturating_sub(*time);
+    }
+    parts.push((HeldBy::Unseen, left));
+    parts
+}
+
 /// How much of an interval lies in the poll, and how much behind its end.
 fn clip(poll: &LongPoll, from: Timestamp, to: Timestamp) -> (Nanos, Nanos) {
     let inside = to.min(poll.end).since(from.max(poll.start));
@@ -197,7 +231,7 @@ struct Key {
     evidence: Evidence,
     stack: Option<StackId>,
     lock: Option<(LockAddr, LockOperation)>,
-    holder_stack: Option<StackId>,
+    held_by: HeldBy,
     cause: Option<OffCpuCause>,
 }
 
@@ -212,7 +246,7 @@ impl Key {
             },
             stack,
             lock: None,
-            holder_stack: None,
+            held_by: HeldBy::Unseen,
             cause: None,
         }
     }
@@ -249,7 +283,7 @@ impl Shares {
                 evidence: key.evidence,
                 stack: key.stack,
                 lock: key.lock,
-                holder_stack: key.holder_stack,
+                held_by: key.held_by,
                 cause: key.cause,
                 time,
                 events,

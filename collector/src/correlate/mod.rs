@@ -9,7 +9,7 @@ mod locks;
 mod polls;
 mod victims;
 
-pub use anatomy::{Activity, Evidence, PollAnatomy, Share};
+pub use anatomy::{Activity, Evidence, HeldBy, PollAnatomy, Share};
 pub use locks::{LockKind, LockSums, LockWaits, WaitSum, by_lock};
 pub use polls::{Joined, join};
 pub use victims::{Victims, victims};

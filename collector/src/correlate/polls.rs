@@ -86,7 +86,7 @@ pub fn join<'a>(events: impl IntoIterator<Item = &'a Event>) -> Joined {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Activity, Evidence, Share, example_poll};
+    use super::super::{Activity, Evidence, HeldBy, Share, example_poll};
     use super::*;
     use crate::event::{
         Exactness, LockAddr, LockOperation, LockOutcome, LongPoll, Nanos, OffCpuCause, StackId,
@@ -214,6 +214,60 @@ mod tests {
         assert_eq!(time(&anatomy, Activity::OnCpu, 1), 8 * MS);
         assert_eq!(time(&anatomy, Activity::OnCpu, 3), 4 * MS);
         assert!(!anatomy.inconsistent);
+    }
+
+    /// Of a wait each holder has its part, and what is nobody's is not theirs.
+    #[test]
+    fn a_wait_by_holder() {
+        let poll = |lock_wait| {
+            Event::LongPoll(LongPoll {
+                lock_wait: Nanos(lock_wait * MS),
+                ..long_poll(20)
+            })
+        };
+        let wait = |releases, handover| {
+            let Event::LockWait(mut wait) = lock_wait(10, 18) else {
+                unreachable!("it makes one");
+            };
+            let holder = |stack, ms| WaitHolder {
+                tid: Tid(8),
+                held: Nanos(ms * MS),
+                stack: Some(StackId(stack)),
+            };
+            if releases > 0 {
+                wait.holders = [Some(holder(5, 3)), Some(holder(6, 2)), None, None];
+            } else {
+                wait.holders = [None; 4];
+            }
+            wait.releases = releases;
+            wait.handover = Nanos(handover * MS);
+            Event::LockWait(wait)
+        };
+        let parts = |wait, poll| {
+            let anatomy = only(&[wait, poll]);
+            let shares = anatomy.shares.iter();
+            let parts = shares.filter(|share| share.activity == Activity::LockWait);
+            parts
+                .map(|share| (share.held_by, share.time.0 / MS))
+                .collect::<Vec<_>>()
+        };
+        let holder = |stack| HeldBy::Holder(Some(StackId(stack)));
+        assert_eq!(
+            parts(wait(2, 1), poll(8)),
+            [
+                (HeldBy::Unseen, 2),
+                (HeldBy::Handover, 1),
+                (holder(5), 3),
+                (holder(6), 2)
+            ]
+        );
+        // Older captures call all of a wait without a release handed over.
+        assert_eq!(parts(wait(0, 8), poll(8)), [(HeldBy::Unseen, 8)]);
+        // Parts that a damaged file makes longer than the wait.
+        assert_eq!(
+            parts(wait(2, 99), poll(8)),
+            [(HeldBy::Handover, 3), (holder(5), 3), (holder(6), 2)]
+        );
     }
 
     /// Nanoseconds that don't divide by the samples are not dropped.

@@ -306,10 +306,10 @@ fn waits(report: &Report, most: Nanos) -> Vec<Broken> {
 }
 
 fn held_by(lock: &LockEntry) -> String {
-    match lock.holders.seen.first() {
+    match lock.holders.main() {
         Some(holder) => format!(
-            "; it was mostly released by {}",
-            holder.call_site.own_frame().with_place()
+            "; it was mostly held by {}",
+            holder.own_frame().with_place()
         ),
         None => String::new(),
     }

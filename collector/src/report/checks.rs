@@ -428,8 +428,10 @@ impl ContendedLock {
     }
 }
 
-/// Where no release was seen during a wait, one of these is why.
-const UNSEEN: &str = "nobody was parked, or the unlock was not probed";
+/// Where nobody was seen to have a lock during a wait, one of these is why.
+const UNSEEN: &str = "nobody was parked, the wait was given up, or the unlock was not probed";
+/// What sees more.
+const SEES_MORE: &str = "`--uncontended` may tell who else";
 
 /// Most places that are named where none of them is to blame alone.
 const PLACES: usize = 3;
@@ -438,7 +440,7 @@ const PLACES: usize = 3;
 fn held_by(holders: &Holders, of_what: &str) -> String {
     let told = holders.told(PLACES);
     if told.named.is_empty() {
-        return format!("Who held it was not seen ({UNSEEN}).");
+        return format!("Who held it was not seen ({UNSEEN}; `--uncontended` may tell).");
     }
     let mut sentence = "It was held".to_owned();
     for (n, (site, percent)) in told.named.iter().enumerate() {
@@ -456,19 +458,20 @@ fn held_by(holders: &Holders, of_what: &str) -> String {
     }
     let advice = match (holders.main(), told.named.len()) {
         (Some(_), _) => "hold it for less time there",
+        (None, _) if told.unseen > 50 => SEES_MORE,
         (None, 1) => "look there first",
         (None, _) => "no place alone is to blame, so each should hold it for less time",
     };
     let mut rest = Vec::new();
     if told.handover > 0 {
         rest.push(format!(
-            "{} % went by after a release, until the waiter ran",
+            "{} % went by after a release, until the next one ran",
             told.handover
         ));
     }
     if told.unseen > 0 {
         rest.push(format!(
-            "for {} % no release was seen ({UNSEEN})",
+            "for {} % it was not seen by whom ({UNSEEN})",
             told.unseen
         ));
     }
@@ -716,17 +719,19 @@ mod tests {
             said(&[("app::a", 38), ("app::b", 32), ("app::c", 10)], 20),
             "It was held by `app::a` at src/lib.rs:1 for 38 % of that time, by `app::b` at \
              src/lib.rs:1 for 32 %, by `app::c` at src/lib.rs:1 for 10 %: no place alone is to blame, so each \
-             should hold it for less time. The rest: for 20 % no release was seen (nobody was parked, or the unlock was \
-             not probed)."
+             should hold it for less time. The rest: for 20 % it was not seen by whom (nobody was parked, the \
+             wait was given up, or the unlock was not probed)."
         );
         assert_eq!(
             said(&[("app::a", 5)], 95),
-            "It was held by `app::a` at src/lib.rs:1 for 5 % of that time: look there first. The rest: for 95 % \
-             no release was seen (nobody was parked, or the unlock was not probed)."
+            "It was held by `app::a` at src/lib.rs:1 for 5 % of that time: `--uncontended` may tell who else. The \
+             rest: for 95 % it was not seen by whom (nobody was parked, the wait was given up, or the unlock was not \
+             probed)."
         );
         assert_eq!(
             said(&[], 95),
-            "Who held it was not seen (nobody was parked, or the unlock was not probed)."
+            "Who held it was not seen (nobody was parked, the wait was given up, or the unlock was not probed; \
+             `--uncontended` may tell)."
         );
     }
 }

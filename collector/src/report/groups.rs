@@ -11,7 +11,7 @@ use super::{
     Anatomy, AsleepEntry, CallSite, CallSiteTotals, Certainty, Holders, LongPollEntry, TaskShare,
     VictimsEntry,
 };
-use crate::correlate::{Activity, PollAnatomy};
+use crate::correlate::{Activity, HeldBy, PollAnatomy};
 use crate::event::{LockAddr, LockOperation, Nanos, SiteId, StackId};
 
 /// Long polls with the same reason.
@@ -183,8 +183,14 @@ fn summed(
                 locks.add(lock, lock, share.time);
             }
             if share.activity == Activity::LockWait {
-                let holder = stacks.get(share.holder_stack).and_then(site_of_lock);
-                holders.add(holder, share.events, share.time);
+                match share.held_by {
+                    HeldBy::Holder(stack) => {
+                        let site = stacks.get(stack).and_then(site_of_lock);
+                        holders.add(site, share.events, share.time);
+                    }
+                    HeldBy::Handover => holders.add_handover(share.time),
+                    HeldBy::Unseen => holders.add(None, share.events, share.time),
+                }
             }
             let Some(stack) = stacks.get(share.stack) else {
                 continue;

@@ -40,7 +40,7 @@ pub use crate::correlate::{Activity, Evidence};
 
 use crate::capture::Capture;
 use crate::classify::{Asleep, Rules};
-use crate::correlate::{self, LockSums, PollAnatomy, Share, Victims};
+use crate::correlate::{self, HeldBy, LockSums, PollAnatomy, Share, Victims};
 use crate::event::{Event, Nanos, SiteClass, SiteId, StackId, TaskId, Tid};
 use locks::Locks;
 use runtimes::Runtimes;
@@ -119,7 +119,13 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         longest
             .iter()
             .flat_map(|&n| &polls[n].shares)
-            .filter_map(|share| share.stack),
+            .flat_map(|share| {
+                let holder = match share.held_by {
+                    HeldBy::Holder(stack) => stack,
+                    HeldBy::Handover | HeldBy::Unseen => None,
+                };
+                share.stack.into_iter().chain(holder)
+            }),
     );
     let (stack_table, frames) = stacks.listed(&listed);
     let mut report = Report {
@@ -325,6 +331,13 @@ fn share_entry(share: &Share, stacks: &Stacks, architecture: &str) -> ShareEntry
         },
         stack: stack.map(|StackId(id)| hex(id)),
         lock: share.lock.map(|(lock, _)| hex(lock.0)),
+        held_by: share.lock.map(|_| match share.held_by {
+            HeldBy::Holder(stack) => HeldByEntry::Holder {
+                stack: stack.map(|StackId(id)| hex(id)),
+            },
+            HeldBy::Handover => HeldByEntry::Handover,
+            HeldBy::Unseen => HeldByEntry::Unseen,
+        }),
         call: Asleep::new(share.cause, architecture)
             .call
             .map(str::to_owned),

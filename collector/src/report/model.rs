@@ -356,6 +356,9 @@ pub struct ShareEntry {
     /// The lock that was waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
+    /// Who had it meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<HeldByEntry>,
     /// How long.
     pub time_ns: Nanos,
     /// Of sleep, in which system call.
@@ -363,6 +366,22 @@ pub struct ShareEntry {
     pub call: Option<String>,
     /// CPU samples, off-CPU intervals or lock waits behind it.
     pub events: u64,
+}
+
+/// Who had a lock while somebody waited for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "who")]
+pub enum HeldByEntry {
+    /// Who released it with this stack.
+    Holder {
+        /// None where it could not be stored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stack: Option<String>,
+    },
+    /// It had been released, and was not known to be anybody's yet.
+    Handover,
+    /// That was not seen.
+    Unseen,
 }
 
 /// Lock waits, summed.
@@ -545,7 +564,7 @@ pub struct LockWaitEntry {
     pub releases: u32,
     /// Who held the lock meanwhile, in the order of their releases.
     pub holders: Vec<WaitHolderEntry>,
-    /// What of the wait lies behind the last release.
+    /// What of the wait lies behind a release: until the next one was known to have the lock, or the waiter ran.
     pub handover_ns: Nanos,
 }
 
@@ -554,7 +573,7 @@ pub struct LockWaitEntry {
 pub struct WaitHolderEntry {
     /// Kernel thread id.
     pub tid: u32,
-    /// What of the wait it took: from the release before it to its own.
+    /// What of the wait it took at least: since it is known to have the lock, until its release.
     pub held_ns: Nanos,
     /// Stack of the release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -597,17 +616,17 @@ pub struct HoldEntry {
     pub during: Option<CallSite>,
 }
 
-/// Who held a lock in the waits for it: the time from one release (or the wait's start) to the next is the
-/// latter's. The shares add up to the waits that ended.
+/// Who held a lock in the waits for it: what of them lies between when somebody is known to have the lock and when that one
+/// released it. The shares add up to the waits that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holders {
     /// By function, most wait first.
     pub seen: Vec<HolderShare>,
-    /// What of these waits lies behind the last release: until the waiter ran, or for somebody who was faster.
+    /// What of these waits lies behind a release: until the next one was known to have the lock, or the waiter ran.
     pub handover_ns: Nanos,
-    /// Waits during which no release was seen: nobody was parked, or the unlock was not probed.
+    /// Waits during which no release was seen: nobody was parked, the wait was given up, or the unlock was not probed.
     pub unseen_waits: u64,
-    /// Their summed duration, and what of others lies before the releases that are remembered.
+    /// Their summed duration, and what of others lies before their first holder was known to have it: nobody was parked yet.
     pub unseen_ns: Nanos,
 }
 

@@ -53,6 +53,11 @@ impl Report {
         self.list("/holds")
     }
 
+    /// All locks that somebody waited for, or held.
+    pub fn locks(&self) -> &[Value] {
+        self.list("/locks")
+    }
+
     /// All polls, by the type of their future.
     pub fn task_types(&self) -> &[Value] {
         self.list("/task_types")
