@@ -431,7 +431,9 @@ impl ContendedLock {
 /// Where nobody was seen to have a lock during a wait, one of these is why.
 const UNSEEN: &str = "nobody was parked, the wait was given up, or the unlock was not probed";
 /// What sees more.
-const SEES_MORE: &str = "`--uncontended` may tell who else";
+const SEES_MORE: &str = "; `--uncontended` tells more, but of the runtime's own locks";
+/// From so many percent on it is worth it to see more.
+const MUCH_UNSEEN: u64 = 20;
 
 /// Most places that are named where none of them is to blame alone.
 const PLACES: usize = 3;
@@ -440,7 +442,7 @@ const PLACES: usize = 3;
 fn held_by(holders: &Holders, of_what: &str) -> String {
     let told = holders.told(PLACES);
     if told.named.is_empty() {
-        return format!("Who held it was not seen ({UNSEEN}; `--uncontended` may tell).");
+        return format!("Who held it was not seen ({UNSEEN}{SEES_MORE}).");
     }
     let mut sentence = "It was held".to_owned();
     for (n, (site, percent)) in told.named.iter().enumerate() {
@@ -452,13 +454,15 @@ fn held_by(holders: &Holders, of_what: &str) -> String {
         sentence.push_str(&format!("{comma} by {site} for {percent} %{of}"));
     }
     let (places, percent) = told.others;
-    if places > 0 {
+    if percent > 0 {
         let places = count(places, "other place");
         sentence.push_str(&format!(", by {places} for {percent} %"));
     }
     let advice = match (holders.main(), told.named.len()) {
         (Some(_), _) => "hold it for less time there",
-        (None, _) if told.unseen > 50 => SEES_MORE,
+        (None, _) if told.unseen + told.handover > 50 => {
+            "most of the time is not known to be anybody's"
+        }
         (None, 1) => "look there first",
         (None, _) => "no place alone is to blame, so each should hold it for less time",
     };
@@ -471,8 +475,13 @@ fn held_by(holders: &Holders, of_what: &str) -> String {
     }
     if told.unseen > 0 {
         rest.push(format!(
-            "for {} % it was not seen by whom ({UNSEEN})",
-            told.unseen
+            "for {} % it was not seen by whom ({UNSEEN}{})",
+            told.unseen,
+            if told.unseen >= MUCH_UNSEEN {
+                SEES_MORE
+            } else {
+                ""
+            }
         ));
     }
     let rest = match rest.join("; ") {
@@ -720,18 +729,18 @@ mod tests {
             "It was held by `app::a` at src/lib.rs:1 for 38 % of that time, by `app::b` at \
              src/lib.rs:1 for 32 %, by `app::c` at src/lib.rs:1 for 10 %: no place alone is to blame, so each \
              should hold it for less time. The rest: for 20 % it was not seen by whom (nobody was parked, the \
-             wait was given up, or the unlock was not probed)."
+             wait was given up, or the unlock was not probed; `--uncontended` tells more, but of the runtime's own locks)."
         );
         assert_eq!(
             said(&[("app::a", 5)], 95),
-            "It was held by `app::a` at src/lib.rs:1 for 5 % of that time: `--uncontended` may tell who else. The \
-             rest: for 95 % it was not seen by whom (nobody was parked, the wait was given up, or the unlock was not \
-             probed)."
+            "It was held by `app::a` at src/lib.rs:1 for 5 % of that time: most of the time is not known to be \
+             anybody's. The rest: for 95 % it was not seen by whom (nobody was parked, the wait was given up, or the \
+             unlock was not probed; `--uncontended` tells more, but of the runtime's own locks)."
         );
         assert_eq!(
             said(&[], 95),
             "Who held it was not seen (nobody was parked, the wait was given up, or the unlock was not probed; \
-             `--uncontended` may tell)."
+             `--uncontended` tells more, but of the runtime's own locks)."
         );
     }
 }

@@ -14,6 +14,9 @@ use super::words::percents;
 use super::{CallSite, HolderShare, Holders};
 use crate::event::Nanos;
 
+/// Of a holder with less than one in so many of the waits' time, there is nothing to gain.
+const WORTH_NAMING: u64 = 20;
+
 /// Waits and their time at each line of a function.
 type Lines = BTreeMap<(Option<String>, Option<u32>), (CallSite, u64, Nanos)>;
 
@@ -114,10 +117,15 @@ impl Holders {
         is_main.then_some(&first.call_site)
     }
 
-    /// What a person is told; without a main one the first `most` are named.
+    /// What a person is told; without a main one the first `most` are named, if they are worth it beside the first.
     pub fn told(&self, most: usize) -> Told<'_> {
-        let named = if self.main().is_some() { 1 } else { most };
-        let (named, others) = self.seen.split_at(named.min(self.seen.len()));
+        let most = if self.main().is_some() { 1 } else { most };
+        let worth = |holder: &&HolderShare| {
+            let time = holder.total_ns.0.saturating_mul(WORTH_NAMING);
+            time >= self.total().0 || holder.total_ns == self.seen[0].total_ns
+        };
+        let named = self.seen.iter().take_while(worth).count().min(most);
+        let (named, others) = self.seen.split_at(named);
         let mut parts: Vec<Nanos> = named.iter().map(|holder| holder.total_ns).collect();
         parts.push(others.iter().map(|holder| holder.total_ns).sum());
         parts.push(self.handover_ns);
@@ -198,6 +206,28 @@ pub(super) mod tests {
             [(&site("app::a", 1), 29), (&site("app::b", 1), 27)]
         );
         assert_eq!((told.others, told.unseen), ((2, 44), 0));
+    }
+
+    /// A place with next to nothing of the time is not named beside others, but is alone.
+    #[test]
+    fn who_hardly_had_it() {
+        let mut sum = HolderSum::default();
+        sum.add(Some(site("app::a", 1)), 1, Nanos(40));
+        sum.add(Some(site("app::b", 1)), 1, Nanos(5));
+        sum.add(Some(site("app::c", 1)), 1, Nanos(4));
+        sum.add(None, 1, Nanos(51));
+        let holders = sum.finish();
+        let told = holders.told(3);
+        assert_eq!(
+            told.named,
+            [(&site("app::a", 1), 40), (&site("app::b", 1), 5)]
+        );
+        assert_eq!(told.others, (1, 4));
+
+        let mut sum = HolderSum::default();
+        sum.add(Some(site("app::a", 1)), 1, Nanos(1));
+        sum.add_handover(Nanos(99));
+        assert_eq!(sum.finish().told(3).named, [(&site("app::a", 1), 1)]);
     }
 
     /// Nothing was waited, nothing is told.

@@ -169,7 +169,7 @@ fn what_a_person_is_told() {
          25.0 ms in 11 waits (longest 20.0 ms) [0x7f0000001000]. It was held by `app::state::rebuild` at \
          app/src/state.rs:120 for 78 % of that time: hold it for less time there. The rest: 2 % went by after a \
          release, until the next one ran; for 20 % it was not seen by whom (nobody was parked, the wait was given up, \
-         or the unlock was not probed)."
+         or the unlock was not probed; `--uncontended` tells more, but of the runtime's own locks)."
     );
     assert_eq!(
         sentence_of(&report, "long_hold"),
