@@ -34,6 +34,12 @@ impl Nanos {
     /// Nothing.
     pub const ZERO: Nanos = Nanos(0);
 
+    /// Whether it is nothing.
+    #[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+    pub fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
     /// What is left of `self` after `other`; zero if nothing is.
     pub fn saturating_sub(self, other: Nanos) -> Nanos {
         Nanos(self.0.saturating_sub(other.0))
@@ -292,6 +298,8 @@ pub struct LockWait {
     pub releases: u32,
     /// Who released, in that order; of more than fit, those that took most of it.
     pub holders: [Option<WaitHolder>; wire::WAIT_HOLDERS],
+    /// What the others took of it.
+    pub others: Nanos,
     /// What of it lies behind a release, before the lock was known to be somebody's again.
     pub handover: Nanos,
 }

@@ -564,7 +564,7 @@ impl<'a> Recording<'a> {
                 releases: 0,
                 operation: wire::LOCK_TOKIO_ACQUIRE,
                 outcome: wire::OUTCOME_STILL_WAITING,
-                zero: 0,
+                others_us: 0,
                 holders: wire::NO_HOLDERS,
             };
             self.writer.record(still_waiting.as_bytes())?;

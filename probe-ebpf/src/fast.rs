@@ -46,7 +46,9 @@ pub fn fast_path(ctx: ProbeContext) -> u32 {
     let is_release = cookie >> 8 & 1 != 0;
     if is_release {
         // SAFETY: the running thread's record.
-        unsafe { permits::thread_releases(thread, lock, operation, at_ns, None) };
+        unsafe {
+            permits::thread_releases(thread, lock, operation, at_ns, permits::Stack::NotTaken)
+        };
         return 0;
     }
     if let Some(state) = holders::known_or_new(lock) {

@@ -106,8 +106,32 @@ pub enum Staying {
     Nobody,
     /// Who has it upgradably; readers may come and go.
     Upgradable,
-    /// Who has it, be it several: nobody new can get it before they all have released it.
+    /// Who has it, be it several: nobody new can get it before they all have released it, but by a recursive read.
     All,
+}
+
+/// The n-th release of a lock, or a later one that took its place.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+unsafe fn release(state: *mut LockState, n: u64) -> *mut Release {
+    // SAFETY: the caller's promise; masked below RELEASES, a power of two.
+    unsafe {
+        (&raw mut (*state).releases)
+            .cast::<Release>()
+            .add(n as usize & (RELEASES - 1))
+    }
+}
+
+/// The last release; one at time 0 if there was none.
+///
+/// # Safety
+/// That of `release`.
+#[inline(always)]
+unsafe fn last_release(state: *mut LockState) -> *mut Release {
+    // SAFETY: the caller's promise.
+    unsafe { release(state, (*state).seen.wrapping_sub(1)) }
 }
 
 /// Somebody fell asleep in the lock's slow path.
@@ -149,16 +173,22 @@ pub fn waits_no_more(lock: u64) {
     }
 }
 
-/// Somebody who was asleep is woken: the lock may have been released, but for one who has it upgradably and waited for the
-/// readers beside.
+/// Somebody who slept since `asleep_ns` is woken: the lock may have been released where that is not seen. Not so if it was
+/// seen since then, and a mutex is not given away otherwise; if the wait was given up, and others go on sleeping; and for
+/// the one that has the lock upgradably and waited for the readers beside.
 #[inline(always)]
-pub fn woke(lock: u64, operation: u32) {
+pub fn woke(lock: u64, operation: u32, asleep_ns: u64, gave_up: bool) {
     if let Some(state) = known(lock) {
         // SAFETY: a map value.
         unsafe {
-            (*state).locked_since_ns = 0;
-            if operation != wire::LOCK_RW_UPGRADE {
-                (*state).upgradable_since_ns = 0;
+            let is_mutex = matches!(operation, wire::LOCK_MUTEX | wire::LOCK_STD_MUTEX);
+            let is_explained = (is_mutex && (*last_release(state)).at_ns >= asleep_ns)
+                || (gave_up && (*state).sleepers > 1);
+            if !is_explained {
+                (*state).locked_since_ns = 0;
+                if operation != wire::LOCK_RW_UPGRADE {
+                    (*state).upgradable_since_ns = 0;
+                }
             }
             one_less(state);
         }
@@ -197,6 +227,8 @@ pub fn acquired(thread: *mut wire::Thread, lock: u64, operation: u32, stack: u64
             (*state).acquirer = (*thread).tid;
             (*state).operation = operation;
             (*state).locked_since_ns = if (*state).sleepers != 0 { at_ns } else { 0 };
+        } else if operation == wire::LOCK_RW_UPGRADABLE && (*state).sleepers != 0 {
+            (*state).upgradable_since_ns = at_ns;
         }
     }
 }
@@ -214,6 +246,10 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         let is_acquirer = acquired_ns != 0 && (*state).acquirer == tid;
         let locked_since_ns = (*state).locked_since_ns;
         let acquired_since_ns = permits::thread_acquired_ns(thread, state, lock, operation);
+        // Its fast path has told of it already; somebody else can have the lock by the time that it wakes who waits.
+        if (*state).is_watched != 0 && acquired_since_ns == 0 && (*last_release(state)).tid == tid {
+            return;
+        }
         let since_ns = known_since_ns(state, operation, acquired_since_ns, at_ns);
         remember(state, at_ns, since_ns, stack, tid);
         let acquire_stack = (*state).acquire_stack;
@@ -222,7 +258,13 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         (*state).acquired_ns = 0;
         // Where the acquisition was seen nothing has to be concluded.
         if (*state).is_watched != 0
-            && permits::thread_releases(thread, lock, operation, at_ns, Some(stack))
+            && permits::thread_releases(
+                thread,
+                lock,
+                operation,
+                at_ns,
+                permits::Stack::Remembered(stack),
+            )
         {
             return;
         }
@@ -269,8 +311,11 @@ pub unsafe fn known_since_ns(
 ) -> u64 {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut since_ns = earlier((*state).locked_since_ns, at_ns);
-        since_ns = earlier(acquired_ns, since_ns);
+        let mut since_ns = if acquired_ns != 0 {
+            acquired_ns
+        } else {
+            earlier((*state).locked_since_ns, at_ns)
+        };
         // A reader is not the one who has it upgradably beside.
         if operation != wire::LOCK_RW_SHARED {
             since_ns = earlier((*state).upgradable_since_ns, since_ns);
@@ -282,7 +327,7 @@ pub unsafe fn known_since_ns(
 
 /// The earlier of two times, the first of which is known if it is not 0.
 #[inline(always)]
-fn earlier(maybe_ns: u64, ns: u64) -> u64 {
+pub fn earlier(maybe_ns: u64, ns: u64) -> u64 {
     // What is unknown lies at the end of time.
     maybe_ns.wrapping_sub(1).min(ns - 1) + 1
 }
@@ -298,14 +343,12 @@ pub unsafe fn remember(state: *mut LockState, at_ns: u64, since_ns: u64, stack: 
     const SAME_NS: u64 = 50_000;
     // SAFETY: the caller's promise; masked below RELEASES, a power of two.
     unsafe {
-        let releases = (&raw mut (*state).releases).cast::<Release>();
-        let last = releases.add((*state).seen.wrapping_sub(1) as usize & (RELEASES - 1));
+        let last = last_release(state);
         if (*last).tid == tid && at_ns.saturating_sub((*last).at_ns) < SAME_NS {
             return;
         }
         count(wire::COUNTER_UNLOCKS);
-        let n = (*state).seen as usize & (RELEASES - 1);
-        *releases.add(n) = Release {
+        *release(state, (*state).seen) = Release {
             at_ns,
             since_ns,
             stack,
@@ -457,6 +500,8 @@ pub struct Join {
     upto_ns: u64,
     /// What of it lies behind a release and before anybody is known to have the lock again.
     released_ns: u64,
+    /// What of it is somebody's.
+    held_ns: u64,
     operation: u32,
     is_recorded: u32,
     /// Releases met so far.
@@ -491,6 +536,7 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
         (*join).end_ns = wait.end_ns;
         (*join).upto_ns = wait.start_ns;
         (*join).released_ns = 0;
+        (*join).held_ns = 0;
         (*join).operation = wait.operation;
         (*join).is_recorded = u32::from(wait.is_recorded);
         (*join).releases = 0;
@@ -526,6 +572,16 @@ impl Join {
             return 0;
         }
         self.released_ns + self.end_ns.saturating_sub(self.upto_ns)
+    }
+
+    /// What others than these holders took of it.
+    #[inline(always)]
+    pub fn others_ns(&self, holders: &[wire::WaitHolder]) -> u64 {
+        let mut others_ns = self.held_ns;
+        for holder in holders {
+            others_ns -= holder.held_ns;
+        }
+        others_ns
     }
 
     /// The holder that took most of it, of those that are kept.
@@ -566,10 +622,12 @@ unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
         }
         join.upto_ns = upto_ns;
         join.releases += 1;
-        // There were more than are remembered: who held it before this one is not known.
-        if n == 0 && seen >= RELEASES as u64 {
+        // There were more than are remembered, and this one's holder may have it from one of these.
+        let is_known = n != 0 || seen < RELEASES as u64 || (*release).since_ns != 0;
+        if held_ns == 0 || !is_known {
             return 0;
         }
+        join.held_ns += held_ns;
         let holders = (&raw mut join.holders).cast::<wire::WaitHolder>();
         let mut least = 0;
         for place in 1..wire::WAIT_HOLDERS {

@@ -88,7 +88,8 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         };
         let waiter_stack = if is_condvar { 0 } else { stack };
         if mutex != 0 {
-            permits::thread_releases(thread, mutex, wire::LOCK_MUTEX, start_ns, Some(stack));
+            let release_stack = permits::Stack::Taken(stack);
+            permits::thread_releases(thread, mutex, wire::LOCK_MUTEX, start_ns, release_stack);
         }
         *frame(thread, depth) = wire::LockFrame {
             start_ns,
@@ -206,7 +207,8 @@ unsafe fn pop(thread: *mut wire::Thread) -> wire::LockFrame {
             holders::waits_no_more(left.lock);
         }
         if is_asleep(left.asleep_ns) {
-            holders::woke(left.lock, left.operation);
+            let gave_up = deadline_has_passed(&left, crate::now());
+            holders::woke(left.lock, left.operation, left.asleep_ns, gave_up);
         }
         left
     }
@@ -323,6 +325,7 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
             let tid = (*thread).tid;
             emit_wait(join, &key, tid, wait.start_ns, at_ns, poll_start_ns, 0);
         } else if of_poll {
+            let holder = join.map_or(wire::NO_HOLDER, Join::main_holder);
             let kept = wire::Early {
                 kind: wire::EARLY_LOCK_WAIT,
                 code: key.outcome,
@@ -333,7 +336,8 @@ unsafe fn ended(thread: *mut wire::Thread, wait: &wire::LockFrame, at_ns: u64, r
                 handover_ns: join.map_or(0, Join::handover_ns),
                 releases: join.map_or(0, |join| join.releases),
                 operation: key.operation,
-                holder: join.map_or(wire::NO_HOLDER, Join::main_holder),
+                holder,
+                runnable_ns: join.map_or(0, |join| join.others_ns(&[holder])),
                 ..early::NONE
             };
             early::keep(thread, &kept);
@@ -369,7 +373,9 @@ fn emit_wait(
         releases: join.map_or(0, |join| join.releases),
         operation: key.operation,
         outcome: key.outcome,
-        zero: 0,
+        others_us: join.map_or(0, |join| {
+            (join.others_ns(&join.holders) / 1000).min(u64::from(u32::MAX)) as u32
+        }),
         holders: join.map_or(wire::NO_HOLDERS, |join| join.holders),
     };
     emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
@@ -607,7 +613,9 @@ pub fn woken(thread: *mut wire::Thread) {
             return;
         }
         let wait = frame(thread, depth - 1);
-        let was_asleep = is_asleep((*wait).asleep_ns);
+        let asleep_ns = (*wait).asleep_ns;
+        let was_asleep = is_asleep(asleep_ns);
+        let gave_up = deadline_has_passed(&*wait, crate::now());
         (*wait).asleep_ns = if was_asleep { 0 } else { WOKEN_EARLY };
         let (lock, operation) = ((*wait).lock, (*wait).operation);
         let is_by_target = (bpf_get_current_pid_tgid() >> 32) as u32 == (*thread).tgid;
@@ -621,7 +629,7 @@ pub fn woken(thread: *mut wire::Thread) {
             holders::released(waker, lock, operation, crate::now(), stack);
         }
         if was_asleep {
-            holders::woke(lock, operation);
+            holders::woke(lock, operation, asleep_ns, gave_up);
         }
     }
 }
@@ -660,19 +668,23 @@ pub fn anybody_waits() -> bool {
     WAITING.get(0).is_some_and(|waiting| *waiting != 0)
 }
 
+/// Whether a wait had a deadline, as far as `deadline` could tell, and that has passed.
+#[inline(always)]
+fn deadline_has_passed(wait: &wire::LockFrame, at_ns: u64) -> bool {
+    // A deadline that lies in the past already is fine, one from long ago is garbage.
+    const LONG_AGO_NS: u64 = 10_000_000_000;
+    wait.deadline_ns != 0
+        && wait.deadline_ns <= at_ns
+        && wait.deadline_ns + LONG_AGO_NS >= wait.start_ns
+}
+
 /// How a wait ended. The slow paths return a bool in the low byte, but where no caller looks at it the
 /// compiler may have dropped it. So "timed out" needs three witnesses: the function said no (a condvar
 /// says yes), it had a deadline, and the deadline has just passed. Both clocks are CLOCK_MONOTONIC.
 #[inline(always)]
 fn outcome(wait: &wire::LockFrame, at_ns: u64, returned: u64) -> u32 {
     let timed_out_value = u64::from(wait.operation == wire::LOCK_CONDVAR);
-    // A deadline that lies in the past already is fine, one from long ago is garbage.
-    const LONG_AGO_NS: u64 = 10_000_000_000;
-    let timed_out = returned & 0xff == timed_out_value
-        && wait.deadline_ns != 0
-        && wait.deadline_ns <= at_ns
-        && wait.deadline_ns + LONG_AGO_NS >= wait.start_ns;
-    if timed_out {
+    if returned & 0xff == timed_out_value && deadline_has_passed(wait, at_ns) {
         wire::OUTCOME_TIMED_OUT
     } else {
         wire::OUTCOME_ACQUIRED

@@ -290,8 +290,17 @@ unsafe fn is_its_own(thread: *mut wire::Thread, state: *const LockState, operati
     unsafe { !wire::is_exclusive(operation) || (*state).acquirer == (*thread).tid }
 }
 
-/// The running thread releases such a lock. `release_stack` is None where it was not taken yet: then it is if
-/// the hold was long, or if somebody waits. False if the acquisition was not seen.
+/// The stack of a release, and whether it is remembered already.
+pub enum Stack {
+    /// There is none yet: it is taken if the hold was long, or if somebody waits.
+    NotTaken,
+    /// The release is not remembered.
+    Taken(u64),
+    /// It is.
+    Remembered(u64),
+}
+
+/// The running thread releases such a lock. False if the acquisition was not seen.
 ///
 /// # Safety
 /// `thread` is the running thread's record.
@@ -301,7 +310,7 @@ pub unsafe fn thread_releases(
     lock: u64,
     operation: u32,
     at_ns: u64,
-    release_stack: Option<u64>,
+    release_stack: Stack,
 ) -> bool {
     // SAFETY: the caller's promise, and map values.
     unsafe {
@@ -317,24 +326,21 @@ pub unsafe fn thread_releases(
             None => (0, 0),
         };
         let is_across = acquired_in_ns != 0 && poll_start_ns != acquired_in_ns;
-        let release_stack = match release_stack {
-            Some(stack) => stack,
-            None => {
-                let has_waiters = (*state).waiting != 0;
-                let stack = if is_long || is_across || has_waiters {
-                    unwind::user_stack(KIND_UPROBE)
-                } else {
-                    0
-                };
-                // Nobody is parked yet, so that the slow unlock does not tell of it.
-                if has_waiters {
-                    let acquired_ns = if is_its_own { since_ns } else { 0 };
-                    let known_ns = holders::known_since_ns(state, operation, acquired_ns, at_ns);
-                    holders::remember(state, at_ns, known_ns, stack, (*thread).tid);
-                }
-                stack
+        let has_waiters = (*state).waiting != 0;
+        let (release_stack, is_remembered) = match release_stack {
+            Stack::Remembered(stack) => (stack, true),
+            Stack::Taken(stack) => (stack, false),
+            Stack::NotTaken if is_long || is_across || has_waiters => {
+                (unwind::user_stack(KIND_UPROBE), false)
             }
+            Stack::NotTaken => (0, false),
         };
+        // Where nobody is parked yet no slow unlock tells of it.
+        if has_waiters && !is_remembered {
+            let acquired_ns = if is_its_own { since_ns } else { 0 };
+            let known_ns = holders::known_since_ns(state, operation, acquired_ns, at_ns);
+            holders::remember(state, at_ns, known_ns, release_stack, (*thread).tid);
+        }
         // Whoever is woken by this release has nothing to add.
         (*state).locked_since_ns = 0;
         let is_only = (*permits).count == 1;
@@ -476,11 +482,12 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
             0
         };
         if has_waiters {
-            let known_ns = match since_ns {
+            // Who releases a permit while others are in the queue had it before them: nobody overtakes them.
+            let known_ns = match (since_ns, (*state).locked_since_ns) {
                 // Nobody acquires room in a channel, and who makes some had all of it.
-                0 if (*state).matched == 0 => 0,
-                0 => at_ns,
-                since_ns => since_ns,
+                (0, 0) if (*state).matched == 0 => 0,
+                (0, queue_since_ns) => holders::earlier(queue_since_ns, at_ns),
+                (since_ns, _) => since_ns,
             };
             holders::remember(state, at_ns, known_ns, release_stack, (*thread).tid);
         }

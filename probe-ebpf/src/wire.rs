@@ -345,8 +345,8 @@ pub struct LockWait {
     pub operation: u32,
     /// An `OUTCOME_` code.
     pub outcome: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// What others than `holders` took of the wait, in µs; nothing in older captures.
+    pub others_us: u32,
     /// Who released the lock during the wait, in any order; of more than fit, those that took most of it.
     pub holders: [WaitHolder; WAIT_HOLDERS],
 }
@@ -961,7 +961,8 @@ pub struct Early {
     pub at_ns: u64,
     /// Where.
     pub stack: u64,
-    /// As in [`OffCpu`].
+    /// As in [`OffCpu`]; of a lock wait, what others than `holder` took of it, as in [`LockWait`], in ns. Captures have this record in
+    /// them, so that it keeps its size.
     pub runnable_ns: u64,
     /// The raw lock's address.
     pub lock: u64,

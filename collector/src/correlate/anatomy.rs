@@ -55,8 +55,10 @@ pub enum HeldBy {
     /// That was not seen, or is not asked: there was no lock wait.
     #[default]
     Unseen,
-    /// Nobody that is known: it had been released, and the one who was to have it next did not run yet.
+    /// Nobody that is known: it had been released, and was not known to be somebody's again.
     Handover,
+    /// Others than those whose releases are told one by one.
+    Others,
     /// Who released it with this stack, if that could be stored.
     Holder(Option<StackId>),
 }
@@ -78,7 +80,7 @@ pub struct Share {
     pub cause: Option<OffCpuCause>,
     /// How long.
     pub time: Nanos,
-    /// Samples, intervals or waits behind it.
+    /// Samples, intervals, or releases and waits without one, behind it.
     pub events: u64,
 }
 
@@ -124,19 +126,25 @@ impl PollAnatomy {
                     cause: (activity == Activity::Sleep).then_some(interval.cause),
                     ..Key::new(activity, interval.stack)
                 };
-                known.push((key, inside));
+                known.push((key, inside, 1));
             }
         }
         for wait in &parts.waits {
             let (inside, behind) = clip(&poll, wait.start, wait.end);
             lock_wait = lock_wait.saturating_sub(behind);
             for (held_by, time) in by_holder(wait, inside) {
+                // A release, or a wait without one.
+                let is_event = match held_by {
+                    HeldBy::Holder(_) => true,
+                    HeldBy::Unseen => wait.releases == 0,
+                    HeldBy::Others | HeldBy::Handover => false,
+                };
                 let key = Key {
                     lock: Some((wait.lock, wait.operation)),
                     held_by,
                     ..Key::new(Activity::LockWait, wait.waiter_stack)
                 };
-                known.push((key, time));
+                known.push((key, time, u64::from(is_event)));
             }
         }
 
@@ -157,13 +165,13 @@ impl PollAnatomy {
             (Activity::Sleep, sleep),
         ] {
             let mut left = sum;
-            for (key, time) in known.iter().filter(|(key, _)| key.activity == activity) {
+            for (key, time, events) in known.iter().filter(|(key, ..)| key.activity == activity) {
                 inconsistent |= *time > left;
                 let time = (*time).min(left);
                 left = left.saturating_sub(time);
-                shares.add(*key, time);
+                shares.add(*key, time, *events);
             }
-            shares.add(Key::without_event(activity), left);
+            shares.add(Key::without_event(activity), left, 0);
         }
         share_out(on_cpu, &poll, parts, &mut shares);
 
@@ -190,13 +198,13 @@ fn share_out(on_cpu: Nanos, poll: &LongPoll, parts: &Parts, shares: &mut Shares)
     };
     let count = inside().count() as u64;
     if count == 0 {
-        shares.add(Key::without_event(Activity::OnCpu), on_cpu);
+        shares.add(Key::without_event(Activity::OnCpu), on_cpu, 0);
         return;
     }
     let (each, remainder) = (on_cpu.0 / count, on_cpu.0 % count);
     for (n, sample) in inside().enumerate() {
         let time = Nanos(each + u64::from((n as u64) < remainder));
-        shares.add(Key::new(Activity::OnCpu, sample.stack), time);
+        shares.add(Key::new(Activity::OnCpu, sample.stack), time, 1);
     }
 }
 
@@ -207,6 +215,7 @@ fn by_holder(wait: &LockWait, inside: Nanos) -> Vec<(HeldBy, Nanos)> {
         .map(|holder| (HeldBy::Holder(holder.stack), holder.held))
         .collect();
     if wait.releases > 0 {
+        parts.push((HeldBy::Others, wait.others));
         parts.push((HeldBy::Handover, wait.handover));
     }
     let mut left = inside;
@@ -264,14 +273,14 @@ impl Key {
 struct Shares(BTreeMap<Key, (Nanos, u64)>);
 
 impl Shares {
-    fn add(&mut self, key: Key, time: Nanos) {
-        let is_event = key.evidence != Evidence::NoEvent;
-        if time == Nanos::ZERO && !(is_event && key.activity == Activity::OnCpu) {
+    fn add(&mut self, key: Key, time: Nanos, events: u64) {
+        // A sample counts, though it may stand for no time.
+        if time == Nanos::ZERO && (events == 0 || key.activity != Activity::OnCpu) {
             return;
         }
-        let (sum, events) = self.0.entry(key).or_default();
-        *sum += time;
-        *events += u64::from(is_event);
+        let sum = self.0.entry(key).or_default();
+        sum.0 += time;
+        sum.1 += events;
     }
 
     fn into_list(self) -> Vec<Share> {

@@ -203,6 +203,7 @@ mod tests {
             task: None,
             releases: 0,
             holders: [None; 4],
+            others: Nanos::ZERO,
             handover: Nanos::ZERO,
         });
         let events = [wait];

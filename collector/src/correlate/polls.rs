@@ -151,6 +151,7 @@ mod tests {
                 None,
                 None,
             ],
+            others: Nanos::ZERO,
             handover: Nanos::ZERO,
         })
     }
@@ -225,7 +226,7 @@ mod tests {
                 ..long_poll(20)
             })
         };
-        let wait = |releases, handover| {
+        let wait = |releases, others, handover| {
             let Event::LockWait(mut wait) = lock_wait(10, 18) else {
                 unreachable!("it makes one");
             };
@@ -240,6 +241,7 @@ mod tests {
                 wait.holders = [None; 4];
             }
             wait.releases = releases;
+            wait.others = Nanos(others * MS);
             wait.handover = Nanos(handover * MS);
             Event::LockWait(wait)
         };
@@ -253,19 +255,20 @@ mod tests {
         };
         let holder = |stack| HeldBy::Holder(Some(StackId(stack)));
         assert_eq!(
-            parts(wait(2, 1), poll(8)),
+            parts(wait(3, 1, 1), poll(8)),
             [
-                (HeldBy::Unseen, 2),
+                (HeldBy::Unseen, 1),
                 (HeldBy::Handover, 1),
+                (HeldBy::Others, 1),
                 (holder(5), 3),
                 (holder(6), 2)
             ]
         );
         // Older captures call all of a wait without a release handed over.
-        assert_eq!(parts(wait(0, 8), poll(8)), [(HeldBy::Unseen, 8)]);
+        assert_eq!(parts(wait(0, 0, 8), poll(8)), [(HeldBy::Unseen, 8)]);
         // Parts that a damaged file makes longer than the wait.
         assert_eq!(
-            parts(wait(2, 99), poll(8)),
+            parts(wait(2, 0, 99), poll(8)),
             [(HeldBy::Handover, 3), (holder(5), 3), (holder(6), 2)]
         );
     }

@@ -193,6 +193,7 @@ fn lock_wait(wait: wire::LockWait) -> Result<Event, DecodeError> {
         task: task(wait.task),
         releases: wait.releases,
         holders: wait_holders(&wait),
+        others: Nanos(u64::from(wait.others_us) * 1000),
         handover: Nanos(wait.handover_ns),
     }))
 }

@@ -40,7 +40,7 @@ fn a_lock_wait_is_read_field_by_field() {
         releases: 5,
         operation: wire::LOCK_RW_UPGRADE,
         outcome: wire::OUTCOME_TIMED_OUT,
-        zero: 0,
+        others_us: 7,
         holders: [(14, 4, 4), (11, 9, 0), (0, 0, 0), (13, 2, 3)].map(|(tid, held_ns, nth)| {
             wire::WaitHolder {
                 stack: 0,
@@ -72,6 +72,7 @@ fn a_lock_wait_is_read_field_by_field() {
             task: None,
             releases: 5,
             holders,
+            others: Nanos(7_000),
             handover: Nanos(3),
         }))
     );

@@ -218,6 +218,7 @@ fn early_event(tid: Tid, poll: &wire::PollFrame, kept: &wire::Early) -> Option<E
             task: None,
             releases: kept.releases,
             holders: [wait_holder(&kept.holder), None, None, None],
+            others: Nanos(kept.runnable_ns),
             handover: Nanos(kept.handover_ns),
         }),
         _ => return None,
@@ -244,6 +245,7 @@ fn lock_wait(thread: &wire::Thread, window: Window) -> Option<LockWait> {
             task: None,
             releases: 0,
             holders: [None; wire::WAIT_HOLDERS],
+            others: Nanos::ZERO,
             handover: Nanos::ZERO,
         })
     })

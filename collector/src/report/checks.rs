@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use super::asleep;
 use super::flames::LockNames;
 use super::groups::PollGroup;
-use super::stacks::{SiteKey, parse_hex};
+use super::stacks::{SiteKey, hex, parse_hex};
 use super::words::{bounded, count, duration, percent};
 use super::{CallSite, Certainty, Finding, HoldEntry, Holders, LockEntry, LockFamily, LockShape};
 use crate::classify::Origin;
@@ -35,6 +35,8 @@ pub struct Facts<'a> {
     pub holds: &'a [HoldEntry],
     /// How good their sums are.
     pub lock_wait_certainty: Certainty,
+    /// Fast paths of locks were probed, too.
+    pub is_uncontended: bool,
     /// How long was recorded.
     pub recorded: Nanos,
     /// What a long poll is.
@@ -301,7 +303,12 @@ impl Check for LockWaitOnWorker {
                 let wanted = group.call_site.as_ref().map_or_else(String::new, |site| {
                     format!(", wanted in {}", site_in_words(site))
                 });
-                let holders = held_by(&group.holders, "that wait");
+                let lock = group.lock.and_then(|(lock, operation)| {
+                    let (address, family) = (hex(lock.0), super::locks::family(operation.into()));
+                    let mut locks = facts.locks.iter();
+                    locks.find(|entry| entry.address == address && entry.family == family)
+                });
+                let holders = held_by(&group.holders, "that wait", &why_unseen(facts, lock));
                 format!(
                     "{}: {} waiting for {which}{wanted}. {holders}",
                     blocked(group),
@@ -393,12 +400,12 @@ struct ContendedLock;
 
 impl ContendedLock {
     /// The harm of a lock is what was waited for it, by anybody, worker or not.
-    fn sentence(lock: &LockEntry, certainty: Certainty) -> String {
+    fn sentence(facts: &Facts<'_>, lock: &LockEntry) -> String {
         let mut parts = Vec::new();
         if lock.totals.waits > 0 {
             parts.push(format!(
                 "was waited for {} in {} (longest {})",
-                bounded(lock.totals.total_ns, certainty),
+                bounded(lock.totals.total_ns, facts.lock_wait_certainty),
                 count(lock.totals.waits, "wait"),
                 duration(lock.totals.max_ns)
             ));
@@ -416,8 +423,12 @@ impl ContendedLock {
         };
         let holder = match (lock.totals.waits, lock.still_waiting.waits) {
             (0, _) => "Who holds it was not seen.".to_owned(),
-            (_, 0) => held_by(&lock.holders, "that time"),
-            _ => held_by(&lock.holders, "the waits that ended"),
+            (_, 0) => held_by(&lock.holders, "that time", &why_unseen(facts, Some(lock))),
+            _ => held_by(
+                &lock.holders,
+                "the waits that ended",
+                &why_unseen(facts, Some(lock)),
+            ),
         };
         format!(
             "The {}{elsewhere} {} [{}]. {holder}",
@@ -428,21 +439,32 @@ impl ContendedLock {
     }
 }
 
-/// Where nobody was seen to have a lock during a wait, one of these is why.
-const UNSEEN: &str = "nobody was parked, the wait was given up, or the unlock was not probed";
-/// What sees more.
-const SEES_MORE: &str = "; `--uncontended` tells more, but of the runtime's own locks";
-/// From so many percent on it is worth it to see more.
-const MUCH_UNSEEN: u64 = 20;
+/// Why nobody was seen to have a lock for a part of the waits for it, and what sees more if anything does.
+fn why_unseen(facts: &Facts<'_>, lock: Option<&LockEntry>) -> String {
+    if lock.is_some_and(|lock| lock.family == LockFamily::Tokio) {
+        return "the wait was given up, or who released it had not been seen to acquire it"
+            .to_owned();
+    }
+    let why = "nobody was parked, the wait was given up, or the unlock was not probed";
+    let is_the_runtimes = |lock: &LockEntry| {
+        let protects = lock.protects.as_deref();
+        protects.is_some_and(|protects| protects.starts_with("tokio::"))
+    };
+    if facts.is_uncontended || lock.is_none_or(is_the_runtimes) {
+        why.to_owned()
+    } else {
+        format!("{why}; `--uncontended` tells more")
+    }
+}
 
 /// Most places that are named where none of them is to blame alone.
 const PLACES: usize = 3;
 
 /// Who held a lock in the waits for it, for what share of `of_what`, and what to do.
-fn held_by(holders: &Holders, of_what: &str) -> String {
+fn held_by(holders: &Holders, of_what: &str, why_unseen: &str) -> String {
     let told = holders.told(PLACES);
     if told.named.is_empty() {
-        return format!("Who held it was not seen ({UNSEEN}{SEES_MORE}).");
+        return format!("Who held it was not seen ({why_unseen}).");
     }
     let mut sentence = "It was held".to_owned();
     for (n, (site, percent)) in told.named.iter().enumerate() {
@@ -455,7 +477,10 @@ fn held_by(holders: &Holders, of_what: &str) -> String {
     }
     let (places, percent) = told.others;
     if percent > 0 {
-        let places = count(places, "other place");
+        let places = match places {
+            0 => "others".to_owned(),
+            places => count(places, "other place"),
+        };
         sentence.push_str(&format!(", by {places} for {percent} %"));
     }
     let advice = match (holders.main(), told.named.len()) {
@@ -469,19 +494,14 @@ fn held_by(holders: &Holders, of_what: &str) -> String {
     let mut rest = Vec::new();
     if told.handover > 0 {
         rest.push(format!(
-            "{} % went by after a release, until the next one ran",
+            "{} % lies between a release and the next known holder",
             told.handover
         ));
     }
     if told.unseen > 0 {
         rest.push(format!(
-            "for {} % it was not seen by whom ({UNSEEN}{})",
-            told.unseen,
-            if told.unseen >= MUCH_UNSEEN {
-                SEES_MORE
-            } else {
-                ""
-            }
+            "for {} % it was not seen by whom ({why_unseen})",
+            told.unseen
         ));
     }
     let rest = match rest.join("; ") {
@@ -514,7 +534,7 @@ impl Check for ContendedLock {
             })
             .map(|lock| Finding {
                 check: self.name().to_owned(),
-                sentence: Self::sentence(lock, facts.lock_wait_certainty),
+                sentence: Self::sentence(facts, lock),
                 explanation: self.summary().to_owned(),
                 harm_ns: lock.totals.total_ns + lock.still_waiting.at_least_ns,
                 certainty: if lock.still_waiting.waits > 0 {
@@ -717,7 +737,7 @@ mod tests {
                 sum.add(Some(site(function, 1)), 1, Nanos(*time));
             }
             sum.add(None, 1, Nanos(unseen));
-            held_by(&sum.finish(), "that time")
+            held_by(&sum.finish(), "that time", "a reason")
         };
         assert_eq!(
             said(&[("app::a", 50), ("app::b", 30), ("app::c", 20)], 0),
@@ -728,19 +748,13 @@ mod tests {
             said(&[("app::a", 38), ("app::b", 32), ("app::c", 10)], 20),
             "It was held by `app::a` at src/lib.rs:1 for 38 % of that time, by `app::b` at \
              src/lib.rs:1 for 32 %, by `app::c` at src/lib.rs:1 for 10 %: no place alone is to blame, so each \
-             should hold it for less time. The rest: for 20 % it was not seen by whom (nobody was parked, the \
-             wait was given up, or the unlock was not probed; `--uncontended` tells more, but of the runtime's own locks)."
+             should hold it for less time. The rest: for 20 % it was not seen by whom (a reason)."
         );
         assert_eq!(
             said(&[("app::a", 5)], 95),
             "It was held by `app::a` at src/lib.rs:1 for 5 % of that time: most of the time is not known to be \
-             anybody's. The rest: for 95 % it was not seen by whom (nobody was parked, the wait was given up, or the \
-             unlock was not probed; `--uncontended` tells more, but of the runtime's own locks)."
+             anybody's. The rest: for 95 % it was not seen by whom (a reason)."
         );
-        assert_eq!(
-            said(&[], 95),
-            "Who held it was not seen (nobody was parked, the wait was given up, or the unlock was not probed; \
-             `--uncontended` tells more, but of the runtime's own locks)."
-        );
+        assert_eq!(said(&[], 95), "Who held it was not seen (a reason).");
     }
 }

@@ -192,10 +192,7 @@ fn by_holder(flames: &mut LockFlames, root: &FlameFrame, waits: &LockWaits<'_>, 
     for ((operation, waiter), (unseen, handover)) in left {
         for (what, time) in [
             ("[holder not seen]", unseen),
-            (
-                "[handed over: released, and the waiter had not run yet]",
-                handover,
-            ),
+            ("[released, and not known to be somebody's again]", handover),
         ] {
             let tag = FlameFrame::tag(FrameKind::NoStack, what.to_owned());
             add(vec![tag], operation, waiter, time);

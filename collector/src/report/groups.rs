@@ -188,6 +188,7 @@ fn summed(
                         let site = stacks.get(stack).and_then(site_of_lock);
                         holders.add(site, share.events, share.time);
                     }
+                    HeldBy::Others => holders.add_others(share.time),
                     HeldBy::Handover => holders.add_handover(share.time),
                     HeldBy::Unseen => holders.add(None, share.events, share.time),
                 }

@@ -1,12 +1,13 @@
 //! Who the waiters for a lock waited for, as far as that was seen.
 //!
 //! ```text
-//!   wait  |---------- A ----------|------ B ------|- handover -|
-//!         start           release by A    release by B         the waiter has the lock
+//!   wait  |- unseen -|------- A -------|- handover -|------ B ------|- handover -|
+//!         start      A is known to     release      B is known to   release      the waiter has the lock
+//!                    have it                        have it
 //! ```
 //!
-//! Several can hold a lock during one wait: each is charged with the time up to its own release. What lies behind the
-//! last one is nobody's: the waiter needs a CPU to run on, or somebody was faster and is not seen.
+//! Several can hold a lock during one wait: each is charged from when it is known to have the lock up to its own release.
+//! What lies in between is nobody's: the next one needs a CPU to run on, or somebody was faster and is not seen.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +26,15 @@ type Lines = BTreeMap<(Option<String>, Option<u32>), (CallSite, u64, Nanos)>;
 pub struct HolderSum {
     /// By the function that a person of the program's team knows.
     seen: BTreeMap<String, Lines>,
+    others: Nanos,
     handover: Nanos,
     unseen_waits: u64,
     unseen: Nanos,
 }
 
 impl HolderSum {
-    /// Releases at `holder`, and what it took of the waits; None for waits during which no release was seen.
+    /// Releases at `holder`, and what it took of the waits; None for waits without a release, and for what is nobody's before
+    /// the first one.
     pub fn add(&mut self, holder: Option<CallSite>, releases: u64, time: Nanos) {
         let Some(site) = holder else {
             self.unseen_waits = self.unseen_waits.saturating_add(releases);
@@ -55,11 +58,17 @@ impl HolderSum {
                 share.total_ns,
             );
         }
+        self.add_others(other.others_ns);
         self.add_handover(other.handover_ns);
         self.add(None, other.unseen_waits, other.unseen_ns);
     }
 
-    /// What lies behind the last release.
+    /// What others took, who are not told one by one.
+    pub fn add_others(&mut self, time: Nanos) {
+        self.others += time;
+    }
+
+    /// What lies behind a release, and before somebody is known to have the lock again.
     pub fn add_handover(&mut self, time: Nanos) {
         self.handover += time;
     }
@@ -80,9 +89,12 @@ impl HolderSum {
             })
         };
         let mut seen: Vec<HolderShare> = self.seen.into_values().filter_map(share).collect();
+        // Of older captures alone: who took nothing is not told of any more.
+        seen.retain(|holder| holder.total_ns > Nanos::ZERO);
         seen.sort_by_key(|holder| std::cmp::Reverse(holder.total_ns));
         Holders {
             seen,
+            others_ns: self.others,
             handover_ns: self.handover,
             unseen_waits: self.unseen_waits,
             unseen_ns: self.unseen,
@@ -95,11 +107,11 @@ impl HolderSum {
 pub struct Told<'a> {
     /// Most first: the main one alone, or the first few where there is none.
     pub named: Vec<(&'a CallSite, u64)>,
-    /// How many others, and their share.
+    /// How many others that are known, and the share of all others.
     pub others: (u64, u64),
-    /// The share of the wait behind the last release.
+    /// The share behind a release and before somebody was known to have the lock again.
     pub handover: u64,
-    /// The share of the wait in which no release was seen.
+    /// The share of waits without a release, and before anybody was known to have the lock.
     pub unseen: u64,
 }
 
@@ -107,7 +119,7 @@ impl Holders {
     /// All of the wait.
     pub fn total(&self) -> Nanos {
         let seen: Nanos = self.seen.iter().map(|holder| holder.total_ns).sum();
-        seen + self.handover_ns + self.unseen_ns
+        seen + self.others_ns + self.handover_ns + self.unseen_ns
     }
 
     /// The one to blame, if there is one: it held the lock for at least half of the wait.
@@ -127,7 +139,8 @@ impl Holders {
         let named = self.seen.iter().take_while(worth).count().min(most);
         let (named, others) = self.seen.split_at(named);
         let mut parts: Vec<Nanos> = named.iter().map(|holder| holder.total_ns).collect();
-        parts.push(others.iter().map(|holder| holder.total_ns).sum());
+        let of_others: Nanos = others.iter().map(|holder| holder.total_ns).sum();
+        parts.push(of_others + self.others_ns);
         parts.push(self.handover_ns);
         parts.push(self.unseen_ns);
         let percents = percents(&parts);

@@ -86,6 +86,7 @@ fn wait_entry(wait: &LockWait, capture: &Capture, threads: &BTreeMap<Tid, &str>)
                 stack: holder.stack.map(|id| hex(id.0)),
             })
             .collect(),
+        others_ns: wait.others,
         handover_ns: wait.handover,
     }
 }

@@ -107,6 +107,10 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         lock_names: &locks.names,
         holds: &all_holds,
         lock_wait_certainty: coverage.of_lock_wait(),
+        is_uncontended: coverage
+            .probes
+            .iter()
+            .any(|family| family.name == "uncontended" && family.attached > 0),
         recorded,
         threshold: capture.meta.threshold,
     }));
@@ -122,7 +126,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
             .flat_map(|share| {
                 let holder = match share.held_by {
                     HeldBy::Holder(stack) => stack,
-                    HeldBy::Handover | HeldBy::Unseen => None,
+                    HeldBy::Others | HeldBy::Handover | HeldBy::Unseen => None,
                 };
                 share.stack.into_iter().chain(holder)
             }),
@@ -335,6 +339,7 @@ fn share_entry(share: &Share, stacks: &Stacks, architecture: &str) -> ShareEntry
             HeldBy::Holder(stack) => HeldByEntry::Holder {
                 stack: stack.map(|StackId(id)| hex(id)),
             },
+            HeldBy::Others => HeldByEntry::Others,
             HeldBy::Handover => HeldByEntry::Handover,
             HeldBy::Unseen => HeldByEntry::Unseen,
         }),

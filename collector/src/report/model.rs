@@ -364,7 +364,7 @@ pub struct ShareEntry {
     /// Of sleep, in which system call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<String>,
-    /// CPU samples, off-CPU intervals or lock waits behind it.
+    /// CPU samples or off-CPU intervals behind it; of a lock wait, releases, or waits without one.
     pub events: u64,
 }
 
@@ -378,6 +378,8 @@ pub enum HeldByEntry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stack: Option<String>,
     },
+    /// Others than those whose releases are told one by one.
+    Others,
     /// It had been released, and was not known to be anybody's yet.
     Handover,
     /// That was not seen.
@@ -564,7 +566,10 @@ pub struct LockWaitEntry {
     pub releases: u32,
     /// Who held the lock meanwhile, in the order of their releases.
     pub holders: Vec<WaitHolderEntry>,
-    /// What of the wait lies behind a release: until the next one was known to have the lock, or the waiter ran.
+    /// What others took of the wait.
+    #[serde(default, skip_serializing_if = "Nanos::is_zero")]
+    pub others_ns: Nanos,
+    /// What of the wait lies behind a release: until somebody was known to have the lock again, or the waiter ran.
     pub handover_ns: Nanos,
 }
 
@@ -622,7 +627,10 @@ pub struct HoldEntry {
 pub struct Holders {
     /// By function, most wait first.
     pub seen: Vec<HolderShare>,
-    /// What of these waits lies behind a release: until the next one was known to have the lock, or the waiter ran.
+    /// What others took of the waits, where not all that held the lock in one wait are told one by one.
+    #[serde(default, skip_serializing_if = "Nanos::is_zero")]
+    pub others_ns: Nanos,
+    /// What of these waits lies behind a release: until somebody was known to have the lock again, or the waiter ran.
     pub handover_ns: Nanos,
     /// Waits during which no release was seen: nobody was parked, the wait was given up, or the unlock was not probed.
     pub unseen_waits: u64,

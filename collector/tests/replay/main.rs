@@ -155,7 +155,7 @@ fn what_a_person_is_told() {
         "`async block in app::main` blocked its worker for 21.0 ms in one poll: 95 % waiting for the \
          Mutex<app::…::Shared> (parking_lot) at 0x7f0000001000 (`lock`), wanted in `app::state::update` at \
          app/src/state.rs:88. It was held by `app::state::rebuild` at app/src/state.rs:120 for 98 % of that wait: \
-         hold it for less time there. The rest: 2 % went by after a release, until the next one ran."
+         hold it for less time there. The rest: 2 % lies between a release and the next known holder."
     );
     assert_eq!(
         sentence_of(&report, "sleep_on_worker"),
@@ -167,9 +167,9 @@ fn what_a_person_is_told() {
         sentence_of(&report, "contended_lock"),
         "The Mutex<app::…::Shared> (parking_lot) locked at app::state::update (app/src/state.rs:88) was waited for \
          25.0 ms in 11 waits (longest 20.0 ms) [0x7f0000001000]. It was held by `app::state::rebuild` at \
-         app/src/state.rs:120 for 78 % of that time: hold it for less time there. The rest: 2 % went by after a \
-         release, until the next one ran; for 20 % it was not seen by whom (nobody was parked, the wait was given up, \
-         or the unlock was not probed; `--uncontended` tells more, but of the runtime's own locks)."
+         app/src/state.rs:120 for 78 % of that time: hold it for less time there. The rest: 2 % lies between a \
+         release and the next known holder; for 20 % it was not seen by whom (nobody was \
+         parked, the wait was given up, or the unlock was not probed; `--uncontended` tells more)."
     );
     assert_eq!(
         sentence_of(&report, "long_hold"),

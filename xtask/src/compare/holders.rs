@@ -26,18 +26,35 @@ use crate::truth::{Family, Lock, Span, Truth};
 const RIGHT: f64 = 0.99;
 /// So many of the charges must be true.
 const TRUE: f64 = 0.995;
+/// So much of the waits must be charged to somebody.
+const CHARGED: f64 = 0.5;
 /// So many of the wrong ones are shown.
 const EXAMPLES: usize = 5;
 /// How much of the time a thread must have had a lock that it shares with others.
 const SHARED: f64 = 0.9;
 
-/// The same without how many of the waits have one: threads that spin for as long as others keep their CPU see no release.
-pub fn charges(truth: &Truth, report: &Reported) -> Vec<Check> {
-    holders(truth, report).into_iter().skip(1).collect()
+/// How many of the waits have a holder, and whether it is the right one.
+pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
+    let Compared { seen, charges } = compared(truth, report);
+    seen.into_iter().chain(charges).collect()
 }
 
-pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
+/// The same without how many have one: threads that spin for as long as others keep their CPU see no release.
+pub fn charges(truth: &Truth, report: &Reported) -> Vec<Check> {
+    compared(truth, report).charges
+}
+
+#[derive(Default)]
+struct Compared {
+    /// How much has a holder.
+    seen: Vec<Check>,
+    /// Whether what holders are charged with is true.
+    charges: Vec<Check>,
+}
+
+fn compared(truth: &Truth, report: &Reported) -> Compared {
     let owned = owned(truth);
+    let (mut waited_ns, mut charged_ns) = (0, 0);
     let (mut waits, mut named, mut told, mut wrong) = (0, 0, 0, Vec::new());
     let (mut charges, mut excessive) = (0, Vec::new());
     for wait in report.lock_waits.iter().flatten() {
@@ -49,39 +66,55 @@ pub fn holders(truth: &Truth, report: &Reported) -> Vec<Check> {
             continue;
         }
         waits += 1;
-        if wait.holders.is_empty() {
+        waited_ns += wait.span.ns;
+        let claims = claims(wait);
+        let claimed_ns: u64 = claims.values().sum();
+        if claimed_ns == 0 {
             continue;
         }
         named += 1;
+        charged_ns += claimed_ns;
         let of_lock = owned.get(&wait.lock).map_or(&[][..], Vec::as_slice);
-        let had = had_during(wait, lock, of_lock);
-        let claims = claims(wait);
+        let had = had_during(wait, lock, of_lock, |owned| owned.span);
+        let ran_with = had_during(wait, lock, of_lock, |owned| owned.held);
         if let Some(is_right) = names_the_right_one(wait, lock, &claims, &had) {
             told += 1;
             if !is_right {
                 wrong.push(described(wait, lock, &had, report));
             }
         }
-        charges += claims.len();
-        for (tid, charged_ns) in claims {
-            let had_ns = had.get(&tid).copied().unwrap_or(0);
-            if charged_ns > had_ns + DURATION_TOLERANCE_NS {
-                excessive.push(described(wait, lock, &had, report));
+        // Less than this can't be wrong.
+        for (tid, ns) in claims {
+            if ns <= DURATION_TOLERANCE_NS {
+                continue;
+            }
+            charges += 1;
+            if ns > ran_with.get(&tid).copied().unwrap_or(0) + DURATION_TOLERANCE_NS {
+                excessive.push(described(wait, lock, &ran_with, report));
             }
         }
     }
     if waits == 0 {
-        return Vec::new();
+        return Compared::default();
     }
-    vec![
-        Check {
-            allowed: "more than half".to_owned(),
-            holds: named * 2 > waits,
-            ..share_of("waits with a holder", named, waits, 0.5)
-        },
-        all_but("waits with the right holder", told, wrong, RIGHT),
-        all_but("holders who had it so long", charges, excessive, TRUE),
-    ]
+    let with_holder = Check {
+        allowed: "more than half".to_owned(),
+        holds: named * 2 > waits,
+        ..share_of("waits with a holder", named, waits, 0.5)
+    };
+    let charged = share_of(
+        "time of waits with a holder, us",
+        charged_ns as usize / 1000,
+        waited_ns as usize / 1000,
+        CHARGED,
+    );
+    Compared {
+        seen: vec![with_holder, charged],
+        charges: vec![
+            all_but("waits with the right holder", told, wrong, RIGHT),
+            all_but("holders who had it so long", charges, excessive, TRUE),
+        ],
+    }
 }
 
 /// How many of them are right, with some of those that are not.
@@ -109,6 +142,8 @@ fn claims(wait: &LockWait) -> BTreeMap<u32, u64> {
 struct Owned {
     tid: u32,
     span: Span,
+    /// Without the time in which it was to have the lock and did not run yet.
+    held: Span,
     /// When the call returned that acquired it.
     acquired_ns: u64,
 }
@@ -119,13 +154,16 @@ fn owned(truth: &Truth) -> BTreeMap<u64, Vec<Owned>> {
     let mut owned: BTreeMap<u64, Vec<Owned>> = BTreeMap::new();
     for hold in &truth.holds {
         let start_ns = releases.owned_since_ns(hold);
+        let held_ns = hold.upgradable_since_ns.unwrap_or(hold.span.start_ns);
+        let since = |start_ns| Span {
+            start_ns,
+            ns: hold.span.end_ns() - start_ns,
+        };
         let of_lock = owned.entry(hold.addr).or_default();
         of_lock.push(Owned {
             tid: hold.tid,
-            span: Span {
-                start_ns,
-                ns: hold.span.end_ns() - start_ns,
-            },
+            span: since(start_ns),
+            held: since(held_ns),
             acquired_ns: hold.span.start_ns,
         });
     }
@@ -153,14 +191,19 @@ fn described(wait: &LockWait, lock: &Lock, had: &BTreeMap<u32, u64>, report: &Re
 }
 
 /// For how much of a wait each thread had the lock.
-fn had_during(wait: &LockWait, lock: &Lock, owned: &[Owned]) -> BTreeMap<u32, u64> {
+fn had_during(
+    wait: &LockWait,
+    lock: &Lock,
+    owned: &[Owned],
+    when: impl Fn(&Owned) -> Span,
+) -> BTreeMap<u32, u64> {
     let mut had: BTreeMap<u32, u64> = BTreeMap::new();
     for owned in owned {
         // A thread doesn't wait for itself, but when it upgrades: then it had the lock all the while. A task may wait
         // for another one of its thread, but what was acquired when the wait was over is what was waited for.
         let is_another = owned.tid != wait.tid || lock.family == Family::Tokio;
         if is_another && owned.acquired_ns < wait.span.end_ns() {
-            *had.entry(owned.tid).or_default() += owned.span.overlap_ns(wait.span);
+            *had.entry(owned.tid).or_default() += when(owned).overlap_ns(wait.span);
         }
     }
     had
@@ -215,7 +258,7 @@ mod tests {
     }
 
     /// What is wrong with waits for a mutex or another lock, which these held: thread, first millisecond, duration.
-    fn compared(is_mutex: bool, held: &[(u32, u64, u64)], waits: Vec<LockWait>) -> Vec<String> {
+    fn wrong_of(is_mutex: bool, held: &[(u32, u64, u64)], waits: Vec<LockWait>) -> Vec<String> {
         let mut truth = truth(&[]);
         truth.locks.insert(LOCK, lock(Family::Std, is_mutex));
         truth.holds = held
@@ -225,7 +268,7 @@ mod tests {
         let mut report = report(&[]);
         report.lock_waits = Some(waits);
         let checks = holders(&truth, &report);
-        assert_eq!(checks.len(), 3);
+        assert_eq!(checks.len(), 4);
         wrong(&checks).into_iter().map(str::to_owned).collect()
     }
 
@@ -234,23 +277,36 @@ mod tests {
     fn the_longest_of_the_wait_is_named() {
         let held = [(4, 0, 13), (5, 13, 7), (4, 30, 60)];
         assert_eq!(
-            compared(true, &held, vec![wait(&[(4, 3), (5, 7)])]),
+            wrong_of(true, &held, vec![wait(&[(4, 3), (5, 7)])]),
             [""; 0]
         );
-        assert_eq!(compared(true, &held, vec![wait(&[(4, 7), (5, 3)])]), BOTH);
-        assert_eq!(compared(true, &held, vec![wait(&[(6, 10)])]), BOTH);
+        assert_eq!(wrong_of(true, &held, vec![wait(&[(4, 7), (5, 3)])]), BOTH);
+        assert_eq!(wrong_of(true, &held, vec![wait(&[(6, 10)])]), BOTH);
     }
 
     /// Who took less than half of the wait, as far as that was seen, is not to blame; but what it is charged with it must have had.
     #[test]
     fn a_part_of_the_wait() {
         let held = [(4, 0, 17), (5, 17, 3)];
-        assert_eq!(compared(true, &held, vec![wait(&[(5, 3)])]), [""; 0]);
+        let waits = |ms| vec![wait(&[(5, ms)]), wait(&[(4, 7)]), wait(&[(4, 7)])];
+        assert_eq!(wrong_of(true, &held, waits(3)), [""; 0]);
+        assert_eq!(wrong_of(true, &held, waits(4)), BOTH[1..]);
+        assert_eq!(wrong_of(true, &held, waits(5)), BOTH);
+    }
+
+    /// Holders that took hardly anything of the waits are as good as none.
+    #[test]
+    fn half_of_the_time_has_a_holder() {
+        let held = [(4, 0, 20)];
+        assert_eq!(wrong_of(true, &held, vec![wait(&[(4, 5)])]), [""; 0]);
         assert_eq!(
-            compared(true, &held, vec![wait(&[(5, 4)])]),
-            ["holders who had it so long"]
+            wrong_of(true, &held, vec![wait(&[(4, 4)])]),
+            ["time of waits with a holder, us"]
         );
-        assert_eq!(compared(true, &held, vec![wait(&[(5, 5)])]), BOTH);
+        assert_eq!(
+            wrong_of(true, &held, vec![wait(&[(4, 0)])]),
+            ["waits with a holder", "time of waits with a holder, us"]
+        );
     }
 
     /// A thread that had it twice had it for as long as both times together.
@@ -258,7 +314,7 @@ mod tests {
     fn the_same_thread_counts_once() {
         let held = [(4, 10, 3), (5, 13, 4), (4, 17, 3)];
         assert_eq!(
-            compared(true, &held, vec![wait(&[(4, 3), (5, 4), (4, 3)])]),
+            wrong_of(true, &held, vec![wait(&[(4, 3), (5, 4), (4, 3)])]),
             [""; 0]
         );
     }
@@ -273,14 +329,17 @@ mod tests {
         report.lock_waits = Some(vec![wait(&[(4, 4), (5, 6)])]);
         assert_eq!(wrong(&holders(&truth, &report)), BOTH);
         truth.holds[1].contended = true;
+        // But to be charged with it he must run.
+        assert_eq!(wrong(&holders(&truth, &report)), BOTH[1..]);
+        report.lock_waits = Some(vec![wait(&[(4, 4), (5, 2)])]);
         assert_eq!(wrong(&holders(&truth, &report)), [""; 0]);
         // Who waited itself does not.
         let own = Hold {
             contended: true,
             ..hold(9, span(20, 2 * MS))
         };
-        truth.holds = vec![hold(4, span(0, 14 * MS)), own];
-        report.lock_waits = Some(vec![wait(&[(4, 4)])]);
+        truth.holds = vec![hold(4, span(0, 16 * MS)), own];
+        report.lock_waits = Some(vec![wait(&[(4, 6)])]);
         assert_eq!(wrong(&holders(&truth, &report)), [""; 0]);
     }
 
@@ -288,14 +347,14 @@ mod tests {
     #[test]
     fn readers_share_a_wait() {
         let held = [(4, 0, 20), (5, 0, 19), (6, 10, 6)];
-        assert_eq!(compared(false, &held, vec![wait(&[(4, 10)])]), [""; 0]);
-        assert_eq!(compared(false, &held, vec![wait(&[(5, 9)])]), [""; 0]);
+        assert_eq!(wrong_of(false, &held, vec![wait(&[(4, 10)])]), [""; 0]);
+        assert_eq!(wrong_of(false, &held, vec![wait(&[(5, 9)])]), [""; 0]);
         assert_eq!(
-            compared(false, &held, vec![wait(&[(6, 6), (4, 4)])]),
+            wrong_of(false, &held, vec![wait(&[(6, 6), (4, 4)])]),
             [""; 0]
         );
-        assert_eq!(compared(false, &held, vec![wait(&[(6, 10)])]), BOTH);
-        assert_eq!(compared(false, &held, vec![wait(&[(7, 10)])]), BOTH);
+        assert_eq!(wrong_of(false, &held, vec![wait(&[(6, 10)])]), BOTH);
+        assert_eq!(wrong_of(false, &held, vec![wait(&[(7, 10)])]), BOTH);
     }
 
     /// One wrong one of a hundred, and no more; of fifty at least it may be one.
@@ -305,7 +364,7 @@ mod tests {
         let with_wrong = |wrong, all| {
             let mut waits = vec![wait(&[(4, 10)]); all];
             waits[..wrong].fill(wait(&[(5, 10)]));
-            compared(true, &held, waits)
+            wrong_of(true, &held, waits)
         };
         // Of two hundred charges one may be wrong.
         assert_eq!(with_wrong(2, 400), [""; 0]);
@@ -321,9 +380,9 @@ mod tests {
         let held = [(4, 0, 20)];
         let (with, without) = (wait(&[(4, 10)]), wait(&[]));
         let two_of_three = vec![with.clone(), with.clone(), without.clone()];
-        assert_eq!(compared(true, &held, two_of_three), [""; 0]);
+        assert_eq!(wrong_of(true, &held, two_of_three), [""; 0]);
         assert_eq!(
-            compared(true, &held, vec![with.clone(), without.clone()]),
+            wrong_of(true, &held, vec![with.clone(), without.clone()]),
             ["waits with a holder"]
         );
         let timed_out = LockWait {
@@ -335,7 +394,7 @@ mod tests {
             ..without
         };
         assert_eq!(
-            compared(true, &held, vec![with, timed_out, condvar]),
+            wrong_of(true, &held, vec![with, timed_out, condvar]),
             [""; 0]
         );
     }
