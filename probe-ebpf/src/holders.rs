@@ -174,19 +174,22 @@ pub fn waits_no_more(lock: u64) {
 }
 
 /// Somebody who slept since `asleep_ns` is woken: the lock may have been released where that is not seen. Not so if it was
-/// seen since then, and a mutex is not given away otherwise; if the wait was given up, and others go on sleeping; and for
-/// the one that has the lock upgradably and waited for the readers beside.
+/// seen since then, and a mutex even acquired again; if the wait was given up, and others go on sleeping; and for the one
+/// that has the lock upgradably and waited for the readers beside.
 #[inline(always)]
 pub fn woke(lock: u64, operation: u32, asleep_ns: u64, gave_up: bool) {
     if let Some(state) = known(lock) {
         // SAFETY: a map value.
         unsafe {
             let is_mutex = matches!(operation, wire::LOCK_MUTEX | wire::LOCK_STD_MUTEX);
-            let is_explained = (is_mutex && (*last_release(state)).at_ns >= asleep_ns)
-                || (gave_up && (*state).sleepers > 1);
+            let is_upgrade = operation == wire::LOCK_RW_UPGRADE;
+            let is_explained = (is_mutex
+                && (*state).acquired_ns != 0
+                && (*last_release(state)).at_ns >= asleep_ns)
+                || (gave_up && !is_upgrade && (*state).sleepers > 1);
             if !is_explained {
                 (*state).locked_since_ns = 0;
-                if operation != wire::LOCK_RW_UPGRADE {
+                if !is_upgrade {
                     (*state).upgradable_since_ns = 0;
                 }
             }
@@ -226,7 +229,13 @@ pub fn acquired(thread: *mut wire::Thread, lock: u64, operation: u32, stack: u64
             (*state).acquire_stack = stack;
             (*state).acquirer = (*thread).tid;
             (*state).operation = operation;
-            (*state).locked_since_ns = if (*state).sleepers != 0 { at_ns } else { 0 };
+            if (*state).sleepers != 0 {
+                (*state).locked_since_ns = at_ns;
+            } else {
+                // Its release will not be seen.
+                (*state).locked_since_ns = 0;
+                (*state).upgradable_since_ns = 0;
+            }
         } else if operation == wire::LOCK_RW_UPGRADABLE && (*state).sleepers != 0 {
             (*state).upgradable_since_ns = at_ns;
         }
@@ -246,8 +255,19 @@ pub fn released(thread: *mut wire::Thread, lock: u64, operation: u32, at_ns: u64
         let is_acquirer = acquired_ns != 0 && (*state).acquirer == tid;
         let locked_since_ns = (*state).locked_since_ns;
         let acquired_since_ns = permits::thread_acquired_ns(thread, state, lock, operation);
-        // Its fast path has told of it already; somebody else can have the lock by the time that it wakes who waits.
-        if (*state).is_watched != 0 && acquired_since_ns == 0 && (*last_release(state)).tid == tid {
+        // Here the release itself lies before this, and somebody else can have the lock by the time that this thread, which may
+        // have lost its CPU, wakes who waits. The probe in its fast path has told of it; or the lock is known to be another one's,
+        // since that one acquired it.
+        let is_late = if (*state).is_watched != 0 {
+            (wire::is_std_lock(operation) || operation == wire::LOCK_RW_SHARED)
+                && !permits::thread_holds(thread, lock)
+        } else {
+            wire::is_std_lock(operation)
+                && acquired_ns != 0
+                && acquired_ns == locked_since_ns
+                && (*state).acquirer != tid
+        };
+        if is_late {
             return;
         }
         let since_ns = known_since_ns(state, operation, acquired_since_ns, at_ns);

@@ -482,12 +482,13 @@ pub fn permits_released(ctx: ProbeContext) -> u32 {
             0
         };
         if has_waiters {
-            // Who releases a permit while others are in the queue had it before them: nobody overtakes them.
-            let known_ns = match (since_ns, (*state).locked_since_ns) {
+            let known_ns = match since_ns {
                 // Nobody acquires room in a channel, and who makes some had all of it.
-                (0, 0) if (*state).matched == 0 => 0,
-                (0, queue_since_ns) => holders::earlier(queue_since_ns, at_ns),
-                (since_ns, _) => since_ns,
+                0 if (*state).matched == 0 => 0,
+                // Who had a permit before others were in the queue: nobody overtakes them.
+                0 if permits.is_some() => holders::earlier((*state).locked_since_ns, at_ns),
+                0 => at_ns,
+                since_ns => since_ns,
             };
             holders::remember(state, at_ns, known_ns, release_stack, (*thread).tid);
         }

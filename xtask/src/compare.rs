@@ -70,12 +70,10 @@ pub fn run(truth: &Path, dir: &Path, overcommitted: bool) -> Result<ExitCode> {
 
     let mut checks = polls::polls(&truth, &report);
     checks.extend(parts::parts(&truth, &report));
-    if overcommitted {
-        checks.extend(holders::charges(&truth, &report));
-    } else {
+    checks.extend(holders::holders(&truth, &report, overcommitted));
+    if !overcommitted {
         checks.extend(victims::victims(&truth, &report));
         checks.extend(waits::waits(&truth, &report));
-        checks.extend(holders::holders(&truth, &report));
         checks.extend(holds::holds(&truth, &report));
         checks.extend(visible::visible_holds(&truth, &report));
         checks.extend(across_await::across_await(&truth, &report));

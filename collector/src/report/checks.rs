@@ -303,12 +303,15 @@ impl Check for LockWaitOnWorker {
                 let wanted = group.call_site.as_ref().map_or_else(String::new, |site| {
                     format!(", wanted in {}", site_in_words(site))
                 });
-                let lock = group.lock.and_then(|(lock, operation)| {
+                let lock = group.lock.map(|(lock, operation)| {
                     let (address, family) = (hex(lock.0), super::locks::family(operation.into()));
                     let mut locks = facts.locks.iter();
-                    locks.find(|entry| entry.address == address && entry.family == family)
+                    let lock = locks.find(|it| it.address == address && it.family == family);
+                    (family, lock.and_then(|it| it.protects.as_deref()))
                 });
-                let holders = held_by(&group.holders, "that wait", &why_unseen(facts, lock));
+                let (family, protects) = lock.unwrap_or((LockFamily::ParkingLot, None));
+                let why_unseen = why_unseen(facts, family, protects);
+                let holders = held_by(&group.holders, "that wait", why_unseen);
                 format!(
                     "{}: {} waiting for {which}{wanted}. {holders}",
                     blocked(group),
@@ -421,14 +424,11 @@ impl ContendedLock {
             0 | 1 => String::new(),
             places => format!(" (and at {})", count(places - 1, "other place")),
         };
+        let why_unseen = why_unseen(facts, lock.family, lock.protects.as_deref());
         let holder = match (lock.totals.waits, lock.still_waiting.waits) {
             (0, _) => "Who holds it was not seen.".to_owned(),
-            (_, 0) => held_by(&lock.holders, "that time", &why_unseen(facts, Some(lock))),
-            _ => held_by(
-                &lock.holders,
-                "the waits that ended",
-                &why_unseen(facts, Some(lock)),
-            ),
+            (_, 0) => held_by(&lock.holders, "that time", why_unseen),
+            _ => held_by(&lock.holders, "the waits that ended", why_unseen),
         };
         format!(
             "The {}{elsewhere} {} [{}]. {holder}",
@@ -440,20 +440,15 @@ impl ContendedLock {
 }
 
 /// Why nobody was seen to have a lock for a part of the waits for it, and what sees more if anything does.
-fn why_unseen(facts: &Facts<'_>, lock: Option<&LockEntry>) -> String {
-    if lock.is_some_and(|lock| lock.family == LockFamily::Tokio) {
-        return "the wait was given up, or who released it had not been seen to acquire it"
-            .to_owned();
-    }
-    let why = "nobody was parked, the wait was given up, or the unlock was not probed";
-    let is_the_runtimes = |lock: &LockEntry| {
-        let protects = lock.protects.as_deref();
-        protects.is_some_and(|protects| protects.starts_with("tokio::"))
-    };
-    if facts.is_uncontended || lock.is_none_or(is_the_runtimes) {
-        why.to_owned()
+fn why_unseen(facts: &Facts<'_>, family: LockFamily, protects: Option<&str>) -> &'static str {
+    // Their fast paths are never probed.
+    let is_the_runtimes = protects.is_some_and(|what| what.starts_with("tokio::runtime::"));
+    if family == LockFamily::Tokio {
+        "the wait was given up, or who released it had not been seen to acquire it"
+    } else if facts.is_uncontended || is_the_runtimes {
+        "nobody was parked, the wait was given up, or the unlock was not probed"
     } else {
-        format!("{why}; `--uncontended` tells more")
+        "nobody was parked, the wait was given up, or the unlock was not probed; `--uncontended` tells more"
     }
 }
 
@@ -463,8 +458,24 @@ const PLACES: usize = 3;
 /// Who held a lock in the waits for it, for what share of `of_what`, and what to do.
 fn held_by(holders: &Holders, of_what: &str, why_unseen: &str) -> String {
     let told = holders.told(PLACES);
+    let mut rest = Vec::new();
+    if told.handover > 0 {
+        rest.push(format!(
+            "{} % lies between a release and the next known holder",
+            told.handover
+        ));
+    }
+    if told.unseen > 0 {
+        rest.push(format!(
+            "for {} % it was not seen by whom ({why_unseen})",
+            told.unseen
+        ));
+    }
     if told.named.is_empty() {
-        return format!("Who held it was not seen ({why_unseen}).");
+        return match told.handover {
+            0 => format!("Who held it was not seen ({why_unseen})."),
+            _ => format!("Who held it was not seen: {}.", rest.join("; ")),
+        };
     }
     let mut sentence = "It was held".to_owned();
     for (n, (site, percent)) in told.named.iter().enumerate() {
@@ -491,19 +502,6 @@ fn held_by(holders: &Holders, of_what: &str, why_unseen: &str) -> String {
         (None, 1) => "look there first",
         (None, _) => "no place alone is to blame, so each should hold it for less time",
     };
-    let mut rest = Vec::new();
-    if told.handover > 0 {
-        rest.push(format!(
-            "{} % lies between a release and the next known holder",
-            told.handover
-        ));
-    }
-    if told.unseen > 0 {
-        rest.push(format!(
-            "for {} % it was not seen by whom ({why_unseen})",
-            told.unseen
-        ));
-    }
     let rest = match rest.join("; ") {
         rest if rest.is_empty() => rest,
         rest => format!(" The rest: {rest}."),
