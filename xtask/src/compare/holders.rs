@@ -33,15 +33,13 @@ const TRUE_OVERCOMMITTED: f64 = 0.98;
 const ENOUGH_FOR_ONE: usize = 20;
 /// So much of the waits must be charged to somebody.
 const CHARGED: f64 = 0.5;
-/// The same on an overcommitted machine.
-const CHARGED_OVERCOMMITTED: f64 = 0.1;
 /// So many of the wrong ones are shown.
 const EXAMPLES: usize = 5;
 /// How much of the time a thread must have had a lock that it shares with others.
 const SHARED: f64 = 0.9;
 
-/// How many of the waits have a holder, and whether it is the right one. On an overcommitted machine fewer have one: threads
-/// that spin for as long as others keep their CPU see no release.
+/// How many of the waits have a holder, and whether it is the right one. On an overcommitted machine it is not asked how
+/// many have one: threads that spin for as long as others keep their CPU see no release, and one that waits alone next to none.
 pub fn holders(truth: &Truth, report: &Reported, overcommitted: bool) -> Vec<Check> {
     let owned = owned(truth);
     let (mut waited_ns, mut charged_ns) = (0, 0);
@@ -96,11 +94,7 @@ pub fn holders(truth: &Truth, report: &Reported, overcommitted: bool) -> Vec<Che
         "time of waits with a holder, us",
         charged_ns as usize / 1000,
         waited_ns as usize / 1000,
-        if overcommitted {
-            CHARGED_OVERCOMMITTED
-        } else {
-            CHARGED
-        },
+        CHARGED,
     );
     let is_but_one = excessive.len() == 1 && charges >= ENOUGH_FOR_ONE;
     let share = if overcommitted {
@@ -110,15 +104,12 @@ pub fn holders(truth: &Truth, report: &Reported, overcommitted: bool) -> Vec<Che
     };
     let mut so_long = all_but("holders who had it so long", charges, excessive, share);
     so_long.holds |= is_but_one;
-    let mut checks = vec![
-        charged,
-        all_but("waits with the right holder", told, wrong, RIGHT),
-        so_long,
-    ];
-    if !overcommitted {
-        checks.insert(0, with_holder);
+    let right = all_but("waits with the right holder", told, wrong, RIGHT);
+    if overcommitted {
+        vec![right, so_long]
+    } else {
+        vec![with_holder, charged, right, so_long]
     }
-    checks
 }
 
 /// How many of them are right, with some of those that are not.
