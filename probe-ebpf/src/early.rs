@@ -149,7 +149,7 @@ extern "C" fn tell_one(key: u64, depth: u32, n: u32) -> u64 {
                 releases: early.releases,
                 operation: early.operation,
                 outcome: early.code,
-                others_us: (early.runnable_ns / 1000).min(u64::from(u32::MAX)) as u32,
+                others_us: wire::LockWait::others_us(early.runnable_ns),
                 holders,
             };
             emit(&wait, wire::COUNTER_LOST_LOCK_WAITS);

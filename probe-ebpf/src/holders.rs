@@ -578,7 +578,7 @@ pub fn join(wait: &Wait) -> Option<*mut Scratch> {
 
 /// What `charge` is given.
 struct Joining {
-    state: *const LockState,
+    state: *mut LockState,
     join: *mut Join,
     /// Releases of the lock so far.
     seen: u64,
@@ -622,13 +622,11 @@ impl Join {
 /// # Safety
 /// `joining` has a map value, and claimed room.
 unsafe extern "C" fn charge(n: u32, joining: *mut Joining) -> i64 {
-    // SAFETY: the caller's promise; masked below RELEASES and WAIT_HOLDERS, powers of two.
+    // SAFETY: the caller's promise; masked below WAIT_HOLDERS, a power of two.
     unsafe {
         let (state, join) = ((*joining).state, &mut *(*joining).join);
         let seen = (*joining).seen;
-        let slot = seen.wrapping_add(u64::from(n)) as usize & (RELEASES - 1);
-        let release = &raw const (*state).releases;
-        let release = release.cast::<Release>().add(slot);
+        let release = release(state, seen.wrapping_add(u64::from(n)));
         let (at_ns, stack, tid) = ((*release).at_ns, (*release).stack, (*release).tid);
         if at_ns <= join.start_ns || at_ns > join.end_ns {
             return 0;

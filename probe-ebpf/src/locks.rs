@@ -373,9 +373,7 @@ fn emit_wait(
         releases: join.map_or(0, |join| join.releases),
         operation: key.operation,
         outcome: key.outcome,
-        others_us: join.map_or(0, |join| {
-            (join.others_ns(&join.holders) / 1000).min(u64::from(u32::MAX)) as u32
-        }),
+        others_us: wire::LockWait::others_us(join.map_or(0, |join| join.others_ns(&join.holders))),
         holders: join.map_or(wire::NO_HOLDERS, |join| join.holders),
     };
     emit(&event, wire::COUNTER_LOST_LOCK_WAITS);
@@ -615,7 +613,6 @@ pub fn woken(thread: *mut wire::Thread) {
         let wait = frame(thread, depth - 1);
         let asleep_ns = (*wait).asleep_ns;
         let was_asleep = is_asleep(asleep_ns);
-        let gave_up = deadline_has_passed(&*wait, crate::now());
         (*wait).asleep_ns = if was_asleep { 0 } else { WOKEN_EARLY };
         let (lock, operation) = ((*wait).lock, (*wait).operation);
         let is_by_target = (bpf_get_current_pid_tgid() >> 32) as u32 == (*thread).tgid;
@@ -629,6 +626,7 @@ pub fn woken(thread: *mut wire::Thread) {
             holders::released(waker, lock, operation, crate::now(), stack);
         }
         if was_asleep {
+            let gave_up = deadline_has_passed(&*wait, crate::now());
             holders::woke(lock, operation, asleep_ns, gave_up);
         }
     }

@@ -351,6 +351,18 @@ pub struct LockWait {
     pub holders: [WaitHolder; WAIT_HOLDERS],
 }
 
+impl LockWait {
+    /// A duration as it stands in `others_us`.
+    pub const fn others_us(ns: u64) -> u32 {
+        let us = ns / 1000;
+        if us > u32::MAX as u64 {
+            u32::MAX
+        } else {
+            us as u32
+        }
+    }
+}
+
 /// The acquisition was seen too, and no other hold can have come between: the duration is exact.
 pub const HOLD_EXACT: u32 = 1 << 0;
 /// The lock was held when the poll began that released it: acquired in an earlier poll.

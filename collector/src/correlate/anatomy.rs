@@ -50,10 +50,9 @@ pub enum Evidence {
 }
 
 /// Who had the lock while a thread waited for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HeldBy {
     /// That was not seen, or is not asked: there was no lock wait.
-    #[default]
     Unseen,
     /// Nobody that is known: it had been released, and was not known to be somebody's again.
     Handover,
@@ -61,6 +60,16 @@ pub enum HeldBy {
     Others,
     /// Who released it with this stack, if that could be stored.
     Holder(Option<StackId>),
+}
+
+impl HeldBy {
+    /// Stack of the release, where it is one that is known.
+    pub fn stack(self) -> Option<StackId> {
+        match self {
+            HeldBy::Holder(stack) => stack,
+            HeldBy::Unseen | HeldBy::Handover | HeldBy::Others => None,
+        }
+    }
 }
 
 /// A stretch of a long poll, or several with the same stack.

@@ -722,20 +722,14 @@ impl Check for HeldAcrossAwait {
 
 #[cfg(test)]
 mod tests {
-    use super::super::holders::HolderSum;
-    use super::super::holders::tests::site;
+    use super::super::holders::tests::sum;
     use super::*;
 
     /// A place is called the one to change only when it has half of the wait; the numbers add up to 100.
     #[test]
     fn holders_in_words() {
         let said = |shares: &[(&str, u64)], unseen| {
-            let mut sum = HolderSum::default();
-            for (function, time) in shares {
-                sum.add(Some(site(function, 1)), 1, Nanos(*time));
-            }
-            sum.add(None, 1, Nanos(unseen));
-            held_by(&sum.finish(), "that time", "a reason")
+            held_by(&sum(shares, unseen).finish(), "that time", "a reason")
         };
         assert_eq!(
             said(&[("app::a", 50), ("app::b", 30), ("app::c", 20)], 0),

@@ -182,6 +182,16 @@ pub(super) mod tests {
         }
     }
 
+    /// A release in each of these functions, and one wait without.
+    pub fn sum(shares: &[(&str, u64)], unseen: u64) -> HolderSum {
+        let mut sum = HolderSum::default();
+        for (function, time) in shares {
+            sum.add(Some(site(function, 1)), 1, Nanos(*time));
+        }
+        sum.add(None, 1, Nanos(unseen));
+        sum
+    }
+
     /// Two lines of one function are one holder, though each pair of waiter and line is less than another's.
     #[test]
     fn a_function_is_one_holder() {
@@ -224,12 +234,7 @@ pub(super) mod tests {
     /// A place with next to nothing of the time is not named beside others, but is alone.
     #[test]
     fn who_hardly_had_it() {
-        let mut sum = HolderSum::default();
-        sum.add(Some(site("app::a", 1)), 1, Nanos(40));
-        sum.add(Some(site("app::b", 1)), 1, Nanos(5));
-        sum.add(Some(site("app::c", 1)), 1, Nanos(4));
-        sum.add(None, 1, Nanos(51));
-        let holders = sum.finish();
+        let holders = sum(&[("app::a", 40), ("app::b", 5), ("app::c", 4)], 51).finish();
         let told = holders.told(3);
         assert_eq!(
             told.named,
@@ -237,8 +242,7 @@ pub(super) mod tests {
         );
         assert_eq!(told.others, (1, 4));
 
-        let mut sum = HolderSum::default();
-        sum.add(Some(site("app::a", 1)), 1, Nanos(1));
+        let mut sum = sum(&[("app::a", 1)], 0);
         sum.add_handover(Nanos(99));
         assert_eq!(sum.finish().told(3).named, [(&site("app::a", 1), 1)]);
     }

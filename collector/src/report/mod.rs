@@ -123,13 +123,7 @@ pub fn build_within(capture: &Capture, rules: &Rules, limits: &Limits) -> Report
         longest
             .iter()
             .flat_map(|&n| &polls[n].shares)
-            .flat_map(|share| {
-                let holder = match share.held_by {
-                    HeldBy::Holder(stack) => stack,
-                    HeldBy::Others | HeldBy::Handover | HeldBy::Unseen => None,
-                };
-                share.stack.into_iter().chain(holder)
-            }),
+            .flat_map(|share| share.stack.into_iter().chain(share.held_by.stack())),
     );
     let (stack_table, frames) = stacks.listed(&listed);
     let mut report = Report {
