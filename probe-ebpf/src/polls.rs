@@ -342,6 +342,7 @@ unsafe fn begin(thread: *mut wire::Thread, poll: &wire::PollFrame) {
             stolen::stretch_ends(thread);
         }
         if active == depth + 1 {
+            slices::unparked(thread);
             early::drop_all(thread);
         }
         (*thread).active_poll = active;

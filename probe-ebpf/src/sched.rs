@@ -6,9 +6,10 @@
 //!                        out             woken             in
 //! ```
 //!
-//! Kernels were met (a sandbox's, of its own threads) that tell of no switch away from some threads, and so not of the
-//! thread that gets the CPU. That this happened to a thread of the target shows at the next thing that it does; when it
-//! got the CPU follows from the kernel's own account of its waits on run queues.
+//! Kernels were met (a sandbox's) that run no program while one of some threads (the sandbox's own) is the running one: they
+//! tell neither of the switch away from it, and so not of the thread that gets the CPU, nor of whom an interrupt wakes
+//! meanwhile. That this happened to a thread of the target shows at the next thing that it does; when it could run and when
+//! it got the CPU follows from the kernel's own account of it.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
@@ -16,7 +17,7 @@ use aya_ebpf::{
 use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
 use crate::{
-    early,
+    arrivals, early,
     emit::{count, emit, emit_urgent},
     locks,
     maps::{THREADS, config},
@@ -64,6 +65,7 @@ fn switched_out(record: *mut wire::Thread, key: u64, runnable: bool, state: u32)
         // Off-CPU time inside a slow path is part of the lock wait, and not asked about.
         if thread.active_poll == 0 {
             if !runnable {
+                slices::unparked(record);
                 thread.parked_since_ns = crate::now();
             }
             return;
@@ -74,6 +76,7 @@ fn switched_out(record: *mut wire::Thread, key: u64, runnable: bool, state: u32)
         thread.woken_ns = 0;
         thread.off_cpu_run_delay_ns = tasks::run_delay_ns(key);
         thread.off_cpu_start_ns = crate::now();
+        arrivals::departs(key, thread.off_cpu_start_ns);
         thread.off_cpu_stack = unwind::user_stack(KIND_OFF_CPU);
         thread.off_cpu_runnable = u32::from(runnable);
         thread.off_cpu_cause = if runnable {
@@ -121,15 +124,23 @@ pub unsafe fn must_be_back(record: *mut wire::Thread, key: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn back_on_cpu_unseen(key: u64) -> u64 {
-    let Some(record) = THREADS.get_ptr(key) else {
+    let Some(record) = THREADS.get_ptr_mut(key) else {
         return 0;
     };
     // SAFETY: a map value, of the running thread.
-    let thread = unsafe { &*record };
-    // It waited for its CPU since it could run, and the kernel has counted that since it left.
-    let runnable_since_ns = thread.off_cpu_start_ns.max(thread.woken_ns);
+    let thread = unsafe { &mut *record };
+    let left_ns = thread.off_cpu_start_ns;
+    // The kernel has counted since it left how long it waited for its CPU when it could run.
     let waited_ns = tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns);
-    let at_ns = runnable_since_ns + waited_ns;
+    let arrived_ns = arrivals::arrived_ns(key);
+    let at_ns = if arrived_ns > left_ns {
+        if thread.woken_ns == 0 {
+            thread.woken_ns = arrived_ns.saturating_sub(waited_ns).max(left_ns);
+        }
+        arrived_ns
+    } else {
+        left_ns.max(thread.woken_ns) + waited_ns
+    };
     count(wire::COUNTER_BACK_ON_CPU_UNSEEN);
     back_on_cpu(key, at_ns.min(crate::now()))
 }

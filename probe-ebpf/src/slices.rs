@@ -43,10 +43,11 @@ pub unsafe fn poll_ended(
     }
 }
 
-/// A thread that slept outside of scheduler polls is woken, or runs.
+/// A thread that slept outside of scheduler polls is woken, or runs, or does what only running threads do: the first that is
+/// heard of it counts.
 ///
 /// # Safety
-/// `thread` is a thread's record, and that thread does not run.
+/// `thread` is a thread's record, and that thread does not run or is the running one.
 #[inline(always)]
 pub unsafe fn unparked(thread: *mut wire::Thread) {
     // SAFETY: the caller's promise.

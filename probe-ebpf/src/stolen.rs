@@ -9,14 +9,12 @@ use aya_ebpf::{
 };
 use holdup_probe_ebpf::wire::{self, stolen::StealClock};
 
-use crate::polls;
+use crate::{polls, tasks};
 
 /// Where to find it; set by user space before loading.
 #[unsafe(no_mangle)]
 static STEAL_CLOCK: StealClock = StealClock {
     is_there: 0,
-    task_cfs_rq: 0,
-    cfs_rq_rq: 0,
     from_rq: 0,
 };
 
@@ -88,9 +86,8 @@ fn now() -> u64 {
 fn of_this_cpu() -> u64 {
     // SAFETY: no preconditions; a valid static, volatile as above.
     unsafe {
-        let offset = core::ptr::read_volatile(&raw const STEAL_CLOCK);
-        let cfs_rq = read(bpf_get_current_task() + offset.task_cfs_rq);
-        read(cfs_rq + offset.cfs_rq_rq).wrapping_add(offset.from_rq)
+        let from_rq = core::ptr::read_volatile(&raw const STEAL_CLOCK.from_rq);
+        tasks::run_queue(bpf_get_current_task()).wrapping_add(from_rq)
     }
 }
 

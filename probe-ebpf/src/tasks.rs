@@ -32,6 +32,9 @@ static TASK_OFFSETS: TaskOffsets = TaskOffsets {
     run_delay: 0,
     run_time: 0,
     run_time_at_arrival: 0,
+    cfs_rq: 0,
+    run_queue: 0,
+    run_queue_clock: 0,
     thread_pointer: 0,
 };
 
@@ -203,6 +206,35 @@ pub fn run_delay_ns(task: u64) -> u64 {
     match offset!(run_delay) {
         0 => 0,
         offset => read(task + offset).unwrap_or(0),
+    }
+}
+
+/// When the kernel says that a thread got a CPU last, by the clock of run queues; 0 where it does not say.
+#[inline(always)]
+pub fn last_arrival(task: u64) -> u64 {
+    match offset!(last_arrival) {
+        0 => 0,
+        offset => read(task + offset).unwrap_or(0),
+    }
+}
+
+/// The run queue that a thread is on; 0 where the kernel does not tell.
+#[inline(always)]
+pub fn run_queue(task: u64) -> u64 {
+    if offset!(cfs_rq) == 0 {
+        return 0;
+    }
+    let cfs_rq = read::<u64>(task + offset!(cfs_rq)).unwrap_or(0);
+    read(cfs_rq + offset!(run_queue)).unwrap_or(0)
+}
+
+/// The clock of the run queue that a thread is on, which stands still between what the scheduler does; 0 where the kernel does
+/// not tell.
+#[inline(always)]
+pub fn run_queue_clock(task: u64) -> u64 {
+    match run_queue(task) {
+        0 => 0,
+        run_queue => read(run_queue + offset!(run_queue_clock)).unwrap_or(0),
     }
 }
 

@@ -80,6 +80,9 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         ("task_struct", "sched_info"),
         ("sched_info", "last_arrival"),
         ("sched_info", "run_delay"),
+        ("sched_entity", "cfs_rq"),
+        ("cfs_rq", "rq"),
+        ("rq", "clock"),
     ];
     let [
         tgid,
@@ -94,8 +97,17 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         info,
         last_arrival,
         run_delay,
+        cfs_rq,
+        run_queue,
+        run_queue_clock,
     ] = types.member_offsets(wanted);
     let entity = entity?;
+    // Without groups of threads (`CONFIG_FAIR_GROUP_SCHED`) a queue does not say on which CPU it is.
+    let way_to_clock = cfs_rq.zip(run_queue).zip(run_queue_clock);
+    let (cfs_rq, run_queue, run_queue_clock) = way_to_clock
+        .map_or((0, 0, 0), |((cfs_rq, run_queue), clock)| {
+            (entity + cfs_rq, run_queue, clock)
+        });
     let of_info = |member: Option<u64>| info.zip(member).map_or(0, |(info, member)| info + member);
     Some(TaskOffsets {
         only_tgid: 0,
@@ -109,6 +121,9 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         run_delay: of_info(run_delay),
         run_time: entity + run_time?,
         run_time_at_arrival: entity + run_time_at_arrival?,
+        cfs_rq,
+        run_queue,
+        run_queue_clock,
         thread_pointer: thread_pointer_offset(&types).unwrap_or(0),
     })
 }
@@ -139,18 +154,13 @@ pub fn steal_clock() -> StealClock {
 
 fn find_steal_clock(btf: &[u8]) -> Option<StealClock> {
     let types = Types::parse(btf)?;
-    let wanted = [
-        ("task_struct", "se"),
-        ("sched_entity", "cfs_rq"),
-        ("cfs_rq", "rq"),
-        ("kvm_steal_time", "steal"),
-    ];
-    let [entity, cfs_rq, rq, steal] = types.member_offsets(wanted);
+    if find_task_offsets(btf)?.cfs_rq == 0 {
+        return None;
+    }
+    let [steal] = types.member_offsets([("kvm_steal_time", "steal")]);
     let [run_queue, clock] = types.per_cpu_offsets(["runqueues", "steal_time"]);
     Some(StealClock {
         is_there: 1,
-        task_cfs_rq: entity? + cfs_rq?,
-        cfs_rq_rq: rq?,
         from_rq: (clock? + steal?).wrapping_sub(run_queue?),
     })
 }
@@ -349,5 +359,6 @@ mod tests {
         let offsets = task_offsets().expect("BTF has the types");
         assert!(offsets.tgid == offsets.pid + 4 && offsets.run_time < offsets.last_arrival);
         assert!(offsets.thread_pointer > offsets.last_arrival);
+        assert!(offsets.cfs_rq > offsets.run_time && offsets.run_queue_clock > 0);
     }
 }

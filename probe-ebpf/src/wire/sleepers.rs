@@ -82,6 +82,12 @@ pub struct TaskOffsets {
     pub run_time: u64,
     /// `task_struct.se.prev_sum_exec_runtime`.
     pub run_time_at_arrival: u64,
+    /// `task_struct.se.cfs_rq`, `cfs_rq.rq` and `rq.clock`; 0 where the kernel does not tell.
+    pub cfs_rq: u64,
+    /// See `cfs_rq`.
+    pub run_queue: u64,
+    /// See `cfs_rq`.
+    pub run_queue_clock: u64,
     /// `task_struct.thread.fsbase`, on aarch64 `task_struct.thread.uw.tp_value`; 0 where the kernel does not tell.
     pub thread_pointer: u64,
 }
