@@ -42,73 +42,97 @@ const SHARED: f64 = 0.9;
 /// many have one: threads that spin for as long as others keep their CPU see no release, and one that waits alone next to none.
 pub fn holders(truth: &Truth, report: &Reported, overcommitted: bool) -> Vec<Check> {
     let owned = owned(truth);
-    let (mut waited_ns, mut charged_ns) = (0, 0);
-    let (mut waits, mut named, mut told, mut wrong) = (0, 0, 0, Vec::new());
-    let (mut charges, mut excessive) = (0, Vec::new());
+    let mut tally = Tally::default();
     for wait in report.lock_waits.iter().flatten() {
         let Some(lock) = truth.locks.get(&wait.lock) else {
             continue;
         };
         let is_long = wait.span.ns >= LONG_WAIT_NS && wait.span.is_within(report.recorded);
-        if !is_long || !wait.acquired || wait.is_condvar {
-            continue;
+        if is_long && wait.acquired && !wait.is_condvar {
+            let of_lock = owned.get(&wait.lock).map_or(&[][..], Vec::as_slice);
+            tally.add(wait, lock, of_lock, report);
         }
-        waits += 1;
-        waited_ns += wait.span.ns;
+    }
+    if tally.waits == 0 {
+        return Vec::new();
+    }
+    tally.checks(overcommitted)
+}
+
+/// What was found of the waits so far.
+#[derive(Default)]
+struct Tally {
+    waits: usize,
+    waited_ns: u64,
+    /// Waits that have a holder.
+    named: usize,
+    charged_ns: u64,
+    /// Those of which the truth tells who it was.
+    told: usize,
+    wrong: Vec<String>,
+    /// Shares of waits that are said to be somebody's, but for those too short to be wrong.
+    charges: usize,
+    excessive: Vec<String>,
+}
+
+impl Tally {
+    /// `of_lock` is who had the lock when.
+    fn add(&mut self, wait: &LockWait, lock: &Lock, of_lock: &[Owned], report: &Reported) {
+        self.waits += 1;
+        self.waited_ns += wait.span.ns;
         let claims = claims(wait);
         let claimed_ns: u64 = claims.values().sum();
         if claimed_ns == 0 {
-            continue;
+            return;
         }
-        named += 1;
-        charged_ns += claimed_ns;
-        let of_lock = owned.get(&wait.lock).map_or(&[][..], Vec::as_slice);
+        self.named += 1;
+        self.charged_ns += claimed_ns;
         let had = had_during(wait, lock, of_lock, |owned| owned.span);
-        let ran_with = had_during(wait, lock, of_lock, |owned| owned.held);
         if let Some(is_right) = names_the_right_one(wait, lock, &claims, &had) {
-            told += 1;
+            self.told += 1;
             if !is_right {
-                wrong.push(described(wait, lock, &had, report));
+                self.wrong.push(described(wait, lock, &had, report));
             }
         }
-        // Less than this can't be wrong.
+        let held = had_during(wait, lock, of_lock, |owned| owned.held);
         for (tid, ns) in claims {
             if ns <= DURATION_TOLERANCE_NS {
                 continue;
             }
-            charges += 1;
-            if ns > ran_with.get(&tid).copied().unwrap_or(0) + DURATION_TOLERANCE_NS {
-                excessive.push(described(wait, lock, &ran_with, report));
+            self.charges += 1;
+            if ns > held.get(&tid).copied().unwrap_or(0) + DURATION_TOLERANCE_NS {
+                self.excessive.push(described(wait, lock, &held, report));
             }
         }
     }
-    if waits == 0 {
-        return Vec::new();
-    }
-    let with_holder = Check {
-        allowed: "more than half".to_owned(),
-        holds: named * 2 > waits,
-        ..share_of("waits with a holder", named, waits, 0.5)
-    };
-    let charged = share_of(
-        "time of waits with a holder, us",
-        charged_ns as usize / 1000,
-        waited_ns as usize / 1000,
-        CHARGED,
-    );
-    let is_but_one = excessive.len() == 1 && charges >= ENOUGH_FOR_ONE;
-    let share = if overcommitted {
-        TRUE_OVERCOMMITTED
-    } else {
-        TRUE
-    };
-    let mut so_long = all_but("holders who had it so long", charges, excessive, share);
-    so_long.holds |= is_but_one;
-    let right = all_but("waits with the right holder", told, wrong, RIGHT);
-    if overcommitted {
-        vec![right, so_long]
-    } else {
-        vec![with_holder, charged, right, so_long]
+
+    fn checks(self, overcommitted: bool) -> Vec<Check> {
+        let with_holder = Check {
+            allowed: "more than half".to_owned(),
+            holds: self.named * 2 > self.waits,
+            ..share_of("waits with a holder", self.named, self.waits, 0.5)
+        };
+        let charged = share_of(
+            "time of waits with a holder, us",
+            self.charged_ns as usize / 1000,
+            self.waited_ns as usize / 1000,
+            CHARGED,
+        );
+        let is_but_one = self.excessive.len() == 1 && self.charges >= ENOUGH_FOR_ONE;
+        let share = if overcommitted {
+            TRUE_OVERCOMMITTED
+        } else {
+            TRUE
+        };
+        let name = "holders who had it so long";
+        let mut so_long = all_but(name, self.charges, self.excessive, share);
+        so_long.holds |= is_but_one;
+        let right = all_but("waits with the right holder", self.told, self.wrong, RIGHT);
+        if overcommitted {
+            vec![right, so_long]
+        } else {
+            vec![with_holder, charged, right, so_long]
+        }
     }
 }
 
