@@ -66,8 +66,7 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
         }
         let is_condvar = operation == wire::LOCK_CONDVAR;
         // What comes now is part of the wait.
-        sched::must_be_back(thread, threads::current_key());
-        stolen::stretch_ends(thread);
+        sched::stretch_ends(thread, threads::current_key());
         let inside_another = !is_condvar && (*thread).lock_waits != 0;
         // Before the stack is walked: a preemption from here on is part of the wait and of nothing else.
         if !is_condvar {

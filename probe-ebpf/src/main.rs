@@ -13,8 +13,6 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
-mod arrivals;
-#[cfg(target_arch = "bpf")]
 mod atomics;
 #[cfg(target_arch = "bpf")]
 mod cpu;

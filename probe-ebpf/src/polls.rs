@@ -338,11 +338,11 @@ unsafe fn begin(thread: *mut wire::Thread, poll: &wire::PollFrame) {
         (*frame(thread, depth)).outer_active = outer_active;
         (*thread).poll_depth = depth + 1;
         let active = active_after(thread, outer_active, depth, poll.class);
+        slices::unparked(thread);
         if active != outer_active {
-            stolen::stretch_ends(thread);
+            sched::stretch_ends(thread, threads::current_key());
         }
         if active == depth + 1 {
-            slices::unparked(thread);
             early::drop_all(thread);
         }
         (*thread).active_poll = active;
@@ -360,14 +360,13 @@ unsafe fn begin(thread: *mut wire::Thread, poll: &wire::PollFrame) {
 unsafe fn end(thread: *mut wire::Thread, at_ns: u64, unseen: u32) {
     // SAFETY: the caller's promise.
     unsafe {
-        sched::must_be_back(thread, threads::current_key());
         let index = (*thread).poll_depth - 1;
-        let poll = &*frame(thread, index);
         let was_active = (*thread).active_poll == index + 1;
-        (*thread).poll_depth = index;
         if was_active {
-            stolen::stretch_ends(thread);
+            sched::stretch_ends(thread, threads::current_key());
         }
+        let poll = &*frame(thread, index);
+        (*thread).poll_depth = index;
         // The outer poll may have been handed off while this one ran inside it.
         let outer = poll.outer_active;
         let outer_is_over = (*frame(thread, outer.wrapping_sub(1))).handed_off_ns != 0;
@@ -523,7 +522,7 @@ pub fn poll_handoff(ctx: ProbeContext) -> u32 {
     };
     // SAFETY: points into the record.
     unsafe {
-        stolen::stretch_ends(thread);
+        sched::stretch_ends(thread, threads::current_key());
         (*poll).handed_off_ns = crate::now();
         (*thread).active_poll = 0;
     }

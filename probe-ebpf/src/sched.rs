@@ -17,7 +17,7 @@ use aya_ebpf::{
 use holdup_probe_ebpf::wire::{self, unwind::KIND_OFF_CPU};
 
 use crate::{
-    arrivals, early,
+    early,
     emit::{count, emit, emit_urgent},
     locks,
     maps::{THREADS, config},
@@ -64,19 +64,18 @@ fn switched_out(record: *mut wire::Thread, key: u64, runnable: bool, state: u32)
         let thread = &mut *record;
         // Off-CPU time inside a slow path is part of the lock wait, and not asked about.
         if thread.active_poll == 0 {
+            slices::unparked(record);
             if !runnable {
-                slices::unparked(record);
                 thread.parked_since_ns = crate::now();
             }
             return;
         }
-        must_be_back(record, key);
-        stolen::stretch_ends(record);
+        stretch_ends(record, key);
         // Before the stack is walked: who wakes the thread meanwhile does so in this interval.
         thread.woken_ns = 0;
         thread.off_cpu_run_delay_ns = tasks::run_delay_ns(key);
         thread.off_cpu_start_ns = crate::now();
-        arrivals::departs(key, thread.off_cpu_start_ns);
+        thread.off_cpu_clock_ns = tasks::run_queue_clock(key);
         thread.off_cpu_stack = unwind::user_stack(KIND_OFF_CPU);
         thread.off_cpu_runnable = u32::from(runnable);
         thread.off_cpu_cause = if runnable {
@@ -100,27 +99,52 @@ fn switched_in(record: *mut wire::Thread, key: u64) {
         // By whoever woke it, if that was seen.
         slices::unparked(record);
         if (*record).off_cpu_start_ns != 0 {
+            if (*record).woken_ns == 0 && (*record).off_cpu_runnable == 0 {
+                woken_unseen(key);
+            }
             back_on_cpu(key, crate::now());
             stolen::stretch_begins(record);
         }
     }
 }
 
-/// The running thread does something: if it was off-CPU the last that was heard of it, it got its CPU back unseen.
+/// The active poll no longer runs, or is about to be another one. If the thread was off-CPU the last that was heard of it,
+/// it got its CPU back unseen.
 ///
 /// # Safety
 /// `record` is the running thread's, under `key`.
 #[inline(always)]
-pub unsafe fn must_be_back(record: *mut wire::Thread, key: u64) {
+pub unsafe fn stretch_ends(record: *mut wire::Thread, key: u64) {
     // SAFETY: the caller's promise.
     unsafe {
         if (*record).off_cpu_start_ns != 0 {
             back_on_cpu_unseen(key);
         }
+        stolen::stretch_ends(record);
     }
 }
 
-/// A global function, as is the next: several programs call it.
+/// The thread under `key` gets a CPU after a sleep, and nobody told who woke it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn woken_unseen(key: u64) -> u64 {
+    let Some(record) = THREADS.get_ptr_mut(key) else {
+        return 0;
+    };
+    // SAFETY: a map value, of a thread that is about to run.
+    let thread = unsafe { &mut *record };
+    let (left, queued) = (thread.off_cpu_clock_ns, tasks::last_queued(key));
+    if left != 0 && queued > left {
+        // Its waits on other queues, if it was moved meanwhile, are in the account already.
+        let waited_ns = tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns);
+        let slept_ns = (queued - left).saturating_sub(waited_ns);
+        thread.woken_ns = thread.off_cpu_start_ns + slept_ns;
+        count(wire::COUNTER_BACK_ON_CPU_UNSEEN);
+    }
+    0
+}
+
+/// A global function, as are its neighbours: several programs call it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn back_on_cpu_unseen(key: u64) -> u64 {
@@ -132,17 +156,21 @@ extern "C" fn back_on_cpu_unseen(key: u64) -> u64 {
     let left_ns = thread.off_cpu_start_ns;
     // The kernel has counted since it left how long it waited for its CPU when it could run.
     let waited_ns = tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns);
-    let arrived_ns = arrivals::arrived_ns(key);
-    let at_ns = if arrived_ns > left_ns {
-        if thread.woken_ns == 0 {
-            thread.woken_ns = arrived_ns.saturating_sub(waited_ns).max(left_ns);
-        }
-        arrived_ns
+    // By the clock of run queues, which is not `CLOCK_MONOTONIC`, but as fast to within what adjusts that one.
+    let (left, arrival) = (thread.off_cpu_clock_ns, tasks::last_arrival(key));
+    let is_told = left != 0 && arrival > left;
+    let at_ns = if is_told {
+        left_ns + (arrival - left)
     } else {
         left_ns.max(thread.woken_ns) + waited_ns
     };
+    let at_ns = at_ns.min(crate::now());
+    // A wake-up behind that is another one: the thread was about to sleep again.
+    if is_told && (thread.woken_ns == 0 || thread.woken_ns > at_ns) {
+        thread.woken_ns = at_ns.saturating_sub(waited_ns).max(left_ns);
+    }
     count(wire::COUNTER_BACK_ON_CPU_UNSEEN);
-    back_on_cpu(key, at_ns.min(crate::now()))
+    back_on_cpu(key, at_ns)
 }
 
 /// The thread under `key` got a CPU: ends the interval.

@@ -47,7 +47,8 @@ pub unsafe fn poll_ended(
 /// heard of it counts.
 ///
 /// # Safety
-/// `thread` is a thread's record, and that thread does not run or is the running one.
+/// `thread` is a thread's record. That thread does not run, or is the running one; or is about to sleep while another one
+/// wakes it: if the end of its park before was not told either, that park may then count twice.
 #[inline(always)]
 pub unsafe fn unparked(thread: *mut wire::Thread) {
     // SAFETY: the caller's promise.

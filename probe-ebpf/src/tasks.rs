@@ -30,6 +30,7 @@ static TASK_OFFSETS: TaskOffsets = TaskOffsets {
     involuntary_switches: 0,
     last_arrival: 0,
     run_delay: 0,
+    last_queued: 0,
     run_time: 0,
     run_time_at_arrival: 0,
     cfs_rq: 0,
@@ -183,7 +184,7 @@ fn is_in_futex(registers: &[u64; REGISTERS]) -> bool {
 #[inline(always)]
 fn asleep_ns(task: u64) -> u64 {
     // Some kernels keep it only when told to.
-    if offset!(last_arrival) == 0 || read::<u64>(task + offset!(last_arrival)).unwrap_or(0) == 0 {
+    if last_arrival(task) == 0 {
         return ASLEEP_UNKNOWN;
     }
     // SAFETY: no preconditions.
@@ -213,6 +214,16 @@ pub fn run_delay_ns(task: u64) -> u64 {
 #[inline(always)]
 pub fn last_arrival(task: u64) -> u64 {
     match offset!(last_arrival) {
+        0 => 0,
+        offset => read(task + offset).unwrap_or(0),
+    }
+}
+
+/// Since when the kernel says that a thread waits on the run queue that it is on, by the clock of run queues; 0 where it does
+/// not say, and while the thread sleeps or runs.
+#[inline(always)]
+pub fn last_queued(task: u64) -> u64 {
+    match offset!(last_queued) {
         0 => 0,
         offset => read(task + offset).unwrap_or(0),
     }

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this contract, part of a capture file's header. Raised whenever a layout or the
 /// meaning of a code changes.
-pub const WIRE_VERSION: u32 = 5;
+pub const WIRE_VERSION: u32 = 6;
 
 // ---------------------------------------------------------------------------------------------
 // Ring buffer events. Each starts with [`EventHeader`]; `kind` tells the type.
@@ -815,7 +815,7 @@ pub const COUNTER_WAKES_NOT_STORED: u32 = 35;
 pub const COUNTER_EARLY_NOT_KEPT: u32 = 33;
 /// First of the counters of walks by kind of stack and outcome.
 pub const COUNTER_WALKS: u32 = 36;
-/// Threads that got their CPU back without the kernel's telling: when is reckoned.
+/// Threads that were woken or got their CPU back without the kernel's telling: when is reckoned.
 pub const COUNTER_BACK_ON_CPU_UNSEEN: u32 = COUNTER_WALKS + unwind::KINDS * unwind::OUTCOMES;
 /// How many counters there are.
 pub const COUNTERS: u32 = COUNTER_BACK_ON_CPU_UNSEEN + 1;
@@ -995,7 +995,7 @@ pub const EARLY: usize = 8;
 pub const ACQUIRED: usize = 4;
 
 /// What is known of one thread. Only the thread itself writes it (in its own probes or at its own
-/// context switch), but for `woken_ns`, which its waker writes.
+/// context switch), but for `woken_ns` and the end of a park, which its waker writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Thread {
@@ -1017,6 +1017,8 @@ pub struct Thread {
     pub woken_ns: u64,
     /// How long the kernel says it has waited on run queues until it was switched out, 0 where it does not say.
     pub off_cpu_run_delay_ns: u64,
+    /// What the clock of its run queue said when it was switched out, 0 where the kernel does not tell.
+    pub off_cpu_clock_ns: u64,
     /// Stack at the switch-out; 0 when no stack could be stored.
     pub off_cpu_stack: u64,
     /// 1 + what the hypervisor had taken of the thread's CPU when its active poll last began to run there, 0 while that does
@@ -1118,7 +1120,7 @@ mod tests {
     /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
     #[test]
     fn event_sizes_are_those_of_wire_version_4() {
-        assert_eq!(WIRE_VERSION, 5);
+        assert_eq!(WIRE_VERSION, 6);
         assert_eq!(size_of::<EventHeader>(), 16);
         assert_eq!(size_of::<ThreadSeen>(), 32);
         assert_eq!(size_of::<ReturnSite>(), 32);

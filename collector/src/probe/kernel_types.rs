@@ -80,6 +80,7 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         ("task_struct", "sched_info"),
         ("sched_info", "last_arrival"),
         ("sched_info", "run_delay"),
+        ("sched_info", "last_queued"),
         ("sched_entity", "cfs_rq"),
         ("cfs_rq", "rq"),
         ("rq", "clock"),
@@ -97,6 +98,7 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         info,
         last_arrival,
         run_delay,
+        last_queued,
         cfs_rq,
         run_queue,
         run_queue_clock,
@@ -119,6 +121,7 @@ fn find_task_offsets(btf: &[u8]) -> Option<TaskOffsets> {
         involuntary_switches: involuntary_switches?,
         last_arrival: of_info(last_arrival),
         run_delay: of_info(run_delay),
+        last_queued: of_info(last_queued),
         run_time: entity + run_time?,
         run_time_at_arrival: entity + run_time_at_arrival?,
         cfs_rq,
@@ -148,15 +151,13 @@ fn thread_pointer_offset(types: &Types<'_>) -> Option<u64> {
 /// does not tell: one without types of its variables (pahole's `--skip_encoding_btf_vars`), or of another architecture than
 /// x86-64.
 pub fn steal_clock() -> StealClock {
-    let clock = fs::read(PATH).ok().and_then(|btf| find_steal_clock(&btf));
-    clock.unwrap_or_default()
+    let is_on_the_way = task_offsets().is_some_and(|offsets| offsets.cfs_rq != 0);
+    let clock = || find_steal_clock(&fs::read(PATH).ok()?);
+    is_on_the_way.then(clock).flatten().unwrap_or_default()
 }
 
 fn find_steal_clock(btf: &[u8]) -> Option<StealClock> {
     let types = Types::parse(btf)?;
-    if find_task_offsets(btf)?.cfs_rq == 0 {
-        return None;
-    }
     let [steal] = types.member_offsets([("kvm_steal_time", "steal")]);
     let [run_queue, clock] = types.per_cpu_offsets(["runqueues", "steal_time"]);
     Some(StealClock {

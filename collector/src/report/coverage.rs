@@ -306,8 +306,8 @@ impl Coverage {
                 (
                     self.back_on_cpu_unseen,
                     "off-CPU interval",
-                    "ended unseen by the scheduler's tracepoint; when is reckoned from the kernel's own account of the \
-                     thread, if it keeps one",
+                    "with an end or a wake-up that the scheduler's tracepoints did not tell; when that was is reckoned from the \
+                     kernel's own account of the thread, if it keeps one",
                 ),
                 (
                     self.lost.lock_waits,

@@ -964,8 +964,8 @@ pub struct Coverage {
     /// What was seen at the beginning of polls and found no room, also of those that stayed short.
     #[serde(default)]
     pub early_not_kept: u64,
-    /// Off-CPU intervals whose end the kernel did not tell: it is reckoned from the kernel's own account of when the thread
-    /// got its CPU and how long it waited for that, where it keeps one, and else what followed counts as on-CPU.
+    /// Off-CPU intervals of which the kernel did not tell the end, or the wake-up before it: that is reckoned from the kernel's
+    /// own account of when the thread could run and got its CPU, where it keeps one. Else what followed counts as on-CPU.
     #[serde(default)]
     pub back_on_cpu_unseen: u64,
     /// Threads that found no room in the kernel side's map: nothing of theirs is seen.

@@ -78,6 +78,8 @@ pub struct TaskOffsets {
     pub last_arrival: u64,
     /// `task_struct.sched_info.run_delay`; 0 where it is not kept.
     pub run_delay: u64,
+    /// `task_struct.sched_info.last_queued`; 0 where it is not kept.
+    pub last_queued: u64,
     /// `task_struct.se.sum_exec_runtime`.
     pub run_time: u64,
     /// `task_struct.se.prev_sum_exec_runtime`.

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The way from a CPU's run queue to its clock: found by user space, constant for the verifier.
+/// The way from a CPU's run queue to the clock of what was taken of that CPU: found by user space, constant for the verifier.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
