@@ -83,7 +83,8 @@ fn summary(out: &mut String, report: &Report, style: Style) -> fmt::Result {
         out,
         "{} of {} polls were long (at least {}), {}{} in total, longest {}",
         summary.long_polls,
-        summary.polls,
+        // Long ones that go on count as well.
+        summary.polls + report.coverage.polls.lower_bounds,
         duration(info.threshold_ns),
         summary.blocking_certainty.in_words(),
         duration(summary.blocking_ns),
