@@ -100,7 +100,7 @@ fn switched_in(record: *mut wire::Thread, key: u64) {
         slices::unparked(record);
         if (*record).off_cpu_start_ns != 0 {
             if (*record).woken_ns == 0 && (*record).off_cpu_runnable == 0 {
-                woken_unseen(key);
+                woken_unseen(&mut *record, key);
             }
             back_on_cpu(key, crate::now());
             stolen::stretch_begins(record);
@@ -124,27 +124,25 @@ pub unsafe fn stretch_ends(record: *mut wire::Thread, key: u64) {
     }
 }
 
-/// The thread under `key` gets a CPU after a sleep, and nobody told who woke it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn woken_unseen(key: u64) -> u64 {
-    let Some(record) = THREADS.get_ptr_mut(key) else {
-        return 0;
-    };
-    // SAFETY: a map value, of a thread that is about to run.
-    let thread = unsafe { &mut *record };
+/// A thread gets a CPU after a sleep, and nobody told who woke it.
+#[inline(always)]
+fn woken_unseen(thread: &mut wire::Thread, key: u64) {
     let (left, queued) = (thread.off_cpu_clock_ns, tasks::last_queued(key));
     if left != 0 && queued > left {
         // Its waits on other queues, if it was moved meanwhile, are in the account already.
-        let waited_ns = tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns);
-        let slept_ns = (queued - left).saturating_sub(waited_ns);
+        let slept_ns = (queued - left).saturating_sub(waited_ns(thread, key));
         thread.woken_ns = thread.off_cpu_start_ns + slept_ns;
         count(wire::COUNTER_BACK_ON_CPU_UNSEEN);
     }
-    0
 }
 
-/// A global function, as are its neighbours: several programs call it.
+/// How long a thread has waited on run queues since it was switched out, by the kernel's account of what is over of that.
+#[inline(always)]
+fn waited_ns(thread: &wire::Thread, key: u64) -> u64 {
+    tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns)
+}
+
+/// A global function, as is the next: several programs call it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn back_on_cpu_unseen(key: u64) -> u64 {
@@ -154,8 +152,7 @@ extern "C" fn back_on_cpu_unseen(key: u64) -> u64 {
     // SAFETY: a map value, of the running thread.
     let thread = unsafe { &mut *record };
     let left_ns = thread.off_cpu_start_ns;
-    // The kernel has counted since it left how long it waited for its CPU when it could run.
-    let waited_ns = tasks::run_delay_ns(key).saturating_sub(thread.off_cpu_run_delay_ns);
+    let waited_ns = waited_ns(thread, key);
     // By the clock of run queues, which is not `CLOCK_MONOTONIC`, but as fast to within what adjusts that one.
     let (left, arrival) = (thread.off_cpu_clock_ns, tasks::last_arrival(key));
     let is_told = left != 0 && arrival > left;

@@ -204,26 +204,26 @@ fn ran_until(task: u64) -> u64 {
 /// not say.
 #[inline(always)]
 pub fn run_delay_ns(task: u64) -> u64 {
-    match offset!(run_delay) {
-        0 => 0,
-        offset => read(task + offset).unwrap_or(0),
-    }
+    if_kept(task, offset!(run_delay))
 }
 
 /// When the kernel says that a thread got a CPU last, by the clock of run queues; 0 where it does not say.
 #[inline(always)]
 pub fn last_arrival(task: u64) -> u64 {
-    match offset!(last_arrival) {
-        0 => 0,
-        offset => read(task + offset).unwrap_or(0),
-    }
+    if_kept(task, offset!(last_arrival))
 }
 
 /// Since when the kernel says that a thread waits on the run queue that it is on, by the clock of run queues; 0 where it does
 /// not say, and while the thread sleeps or runs.
 #[inline(always)]
 pub fn last_queued(task: u64) -> u64 {
-    match offset!(last_queued) {
+    if_kept(task, offset!(last_queued))
+}
+
+/// A number that not every kernel keeps of a thread; 0 where this one does not.
+#[inline(always)]
+fn if_kept(task: u64, offset: u64) -> u64 {
+    match offset {
         0 => 0,
         offset => read(task + offset).unwrap_or(0),
     }
@@ -232,11 +232,10 @@ pub fn last_queued(task: u64) -> u64 {
 /// The run queue that a thread is on; 0 where the kernel does not tell.
 #[inline(always)]
 pub fn run_queue(task: u64) -> u64 {
-    if offset!(cfs_rq) == 0 {
-        return 0;
+    match if_kept(task, offset!(cfs_rq)) {
+        0 => 0,
+        cfs_rq => read(cfs_rq + offset!(run_queue)).unwrap_or(0),
     }
-    let cfs_rq = read::<u64>(task + offset!(cfs_rq)).unwrap_or(0);
-    read(cfs_rq + offset!(run_queue)).unwrap_or(0)
 }
 
 /// The clock of the run queue that a thread is on, which stands still between what the scheduler does; 0 where the kernel does

@@ -1119,7 +1119,7 @@ mod tests {
 
     /// Event sizes are part of the capture format: a change here needs a new [`WIRE_VERSION`].
     #[test]
-    fn event_sizes_are_those_of_wire_version_4() {
+    fn event_sizes_are_those_of_this_wire_version() {
         assert_eq!(WIRE_VERSION, 6);
         assert_eq!(size_of::<EventHeader>(), 16);
         assert_eq!(size_of::<ThreadSeen>(), 32);
